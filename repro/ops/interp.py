@@ -1,0 +1,45 @@
+"""Caffe's Interp layer: bilinear resize, corner to corner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from . import reference
+from .backend import COMPILED, backend
+
+
+def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Resizes maps bilinearly so that their corner pixels stay corner pixels.
+
+    Args:
+        x: (N, C, H_in, W_in), float32, float64 or bfloat16; any strides.
+        size: (H_out, W_out), pixels, both at least 1.
+
+    Returns:
+        (N, C, H_out, W_out) in x's dtype, channels_last. Differentiable any number of times.
+
+    Raises:
+        ValueError: A dimension, dtype or size is wrong.
+
+    Caffe: src/caffe/util/interp.cpp, caffe_cpu_interp2; the source position is float32 in float64 programs too.
+    """
+    if backend() == "reference":
+        return reference.interp(x, size)
+    return torch.ops.repro.interp(x, size)
+
+
+if COMPILED:
+
+    @torch.library.register_fake("repro::interp")
+    @torch.library.register_fake("repro::interp_backward")
+    def _resized_like(x, size):
+        return x.new_empty((x.shape[0], x.shape[1], *size)).contiguous(memory_format=torch.channels_last)
+
+    def _save_input_size(ctx, inputs, output):
+        ctx.size = inputs[0].shape[2:]
+
+    # Each is the other's adjoint, and linear: so each is also the other's backward.
+    torch.library.register_autograd("repro::interp", lambda ctx, dy: (torch.ops.repro.interp_backward(dy, ctx.size), None), setup_context=_save_input_size)
+    torch.library.register_autograd("repro::interp_backward", lambda ctx, dx: (torch.ops.repro.interp(dx, ctx.size), None), setup_context=_save_input_size)
