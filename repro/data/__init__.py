@@ -1,0 +1,1 @@
+"""Data as Caffe's ImageSegData serves it: lists of items, transforms, batches."""

@@ -1,0 +1,79 @@
+"""Caffe's random numbers: raw 32-bit MT19937 draws, boost's shuffle, the dropout mask."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+MAX_DRAW = 2**32 - 1
+_SKIP_BLOCK = 1 << 20
+
+
+class CaffeRNG:
+    """Caffe's generator: a 32-bit MT19937 seeded with one integer.
+
+    Args:
+        seed: int, 0 .. 2**32 - 1.
+
+    Raises:
+        ValueError: the seed is outside that range.
+
+    Caffe: `Caffe::RNG` (src/caffe/common.cpp) holds a `boost::mt19937`; `caffe_rng_rand` (src/caffe/util/math_functions.cpp) is one raw draw.
+    """
+
+    def __init__(self, seed: int) -> None:
+        if not 0 <= seed <= MAX_DRAW:
+            raise ValueError(f"CaffeRNG: seed must be 0 .. {MAX_DRAW}; got {seed}; choose a seed of 32 bits")
+        self._mt19937 = np.random.RandomState(seed)
+
+    def draw(self, count: int) -> np.ndarray:
+        """Returns the next `count` raw draws, (count,) uint32; blocks of any size give one and the same sequence."""
+        return self._mt19937.randint(0, 2**32, size=count, dtype=np.uint32)
+
+    def skip(self, count: int) -> None:
+        """Passes over the next `count` raw draws."""
+        for start in range(0, count, _SKIP_BLOCK):
+            self.draw(min(_SKIP_BLOCK, count - start))
+
+
+def shuffle(order: Sequence[int], rng: CaffeRNG) -> list[int]:
+    """Returns `order` shuffled as Caffe shuffles its list of images.
+
+    From the last place down to the second, place i is swapped with place U(0, i).
+
+    Args:
+        order: the items in their present order.
+        rng: the shuffle's own generator; it advances by len(order) - 1 draws and one for each redraw.
+
+    Returns:
+        A new list; `order` is left as it is.
+
+    Caffe: `shuffle` (include/caffe/util/rng.hpp) over `boost::uniform_int`: draw // bucket, drawn again while above i.
+    """
+    order = list(order)
+    last = np.arange(len(order) - 1, 0, -1, dtype=np.int64)
+    bucket = MAX_DRAW // (last + 1) + (MAX_DRAW % (last + 1) == last)
+    draws = rng.draw(len(last))
+    while (rejected := np.flatnonzero(draws // bucket > last)).size:
+        # The first rejected draw falls out and all later ones move up by one place, as if drawn one by one.
+        draws = np.append(np.delete(draws, rejected[0]), rng.draw(1))
+    for i, j in zip(last.tolist(), (draws // bucket).tolist(), strict=True):
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+def dropout_mask(shape: tuple[int, ...], dropout_ratio: float, rng: CaffeRNG) -> np.ndarray:
+    """Draws the mask of a Dropout layer in blob order, one draw per element.
+
+    Args:
+        shape: shape of the blob, (N, C, H, W).
+        dropout_ratio: chance of dropping an element, 0 <= ratio < 1.
+        rng: Caffe's global generator.
+
+    Returns:
+        `shape`, bool, True where the element is kept (and scaled by 1 / (1 - dropout_ratio)).
+
+    Caffe: `DropoutLayer::Forward_cpu` (src/caffe/layers/dropout_layer.cpp), `caffe_rng_bernoulli` (boost::bernoulli_distribution<float>).
+    """
+    threshold = np.float32(1 - dropout_ratio) * np.float32(MAX_DRAW)
+    draws = rng.draw(int(np.prod(shape, dtype=np.int64)))
+    return (draws.astype(np.float32) <= threshold).reshape(shape)
