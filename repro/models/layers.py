@@ -1,0 +1,103 @@
+"""Caffe's layers, as far as the paper's network uses them and torch's defaults differ."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def convolution(channels_in: int, channels_out: int, kernel_size: int, dilation: int = 1) -> nn.Conv2d:
+    """Makes a stride-1 convolution that keeps the size of its input (pad = dilation * (kernel - 1) / 2).
+
+    Args:
+        channels_in: Input channels.
+        channels_out: Output channels (Caffe's num_output).
+        kernel_size: Odd kernel side, pixels.
+        dilation: Step between the taps (Caffe's dilation, DeepLab v1's hole), pixels.
+
+    Returns:
+        The layer, not yet filled: `fill` or a caffemodel gives its values.
+    """
+    pad = dilation * (kernel_size - 1) // 2
+    return nn.utils.skip_init(nn.Conv2d, channels_in, channels_out, kernel_size, padding=pad, dilation=dilation)
+
+
+def fill(layer: nn.Conv2d, filler: str, std: float = 0.0, generator: torch.Generator | None = None) -> None:
+    """Fills a convolution's weight in place, and its bias with zeros.
+
+    Args:
+        layer: The convolution.
+        filler: "gaussian" (mean 0, standard deviation `std`), "msra" (gaussian of variance 2 / fan-in) or "constant" (zeros).
+        std: Standard deviation for "gaussian".
+        generator: Where the numbers come from.
+
+    Raises:
+        ValueError: The filler is not one of these three.
+
+    Caffe: include/caffe/filler.hpp, GaussianFiller, MSRAFiller, ConstantFiller.
+    Deviates: the numbers come from torch's generator, not from boost's; only their distribution is Caffe's.
+    """
+    fan_in = layer.weight[0].numel()
+    stds = {"gaussian": std, "msra": (2.0 / fan_in) ** 0.5, "constant": 0.0}
+    if filler not in stds:
+        raise ValueError(f"fill: filler must be one of {', '.join(stds)}; got {filler!r}; correct the protocol")
+    with torch.no_grad():
+        # Drawn in float32 and in the plain layout whatever the layer's, so that one seed gives one network.
+        values = torch.randn(layer.weight.shape, generator=generator) * stds[filler]
+        layer.weight.copy_(values)
+        layer.bias.zero_()
+
+
+def max_pool(x: torch.Tensor, stride: int) -> torch.Tensor:
+    """Takes the maximum over 3x3 windows, pad 1; the first maximum in row order receives the gradient.
+
+    Args:
+        x: (N, C, H, W).
+        stride: 1 keeps the size; 2 gives ceil((H - 1) / 2) + 1 rows, one less where the last window would start beyond the input.
+
+    Returns:
+        (N, C, H_out, W_out).
+
+    Caffe: src/caffe/layers/pooling_layer.cpp, Reshape (ceil) and Forward_cpu (padding is never the maximum).
+    """
+    return F.max_pool2d(x, 3, stride, padding=1, ceil_mode=True)
+
+
+def ave_pool(x: torch.Tensor) -> torch.Tensor:
+    """Averages 3x3 windows at stride 1, pad 1; the padding's zeros count, so the divisor is 9 at the border too.
+
+    Args:
+        x: (N, C, H, W).
+
+    Returns:
+        (N, C, H, W).
+
+    Caffe: src/caffe/layers/pooling_layer.cpp, PoolingParameter_PoolMethod_AVE: the window is clipped to H + pad.
+    """
+    return F.avg_pool2d(x, 3, 1, padding=1, count_include_pad=True)
+
+
+class Dropout(nn.Module):
+    """Zeroes each element with probability `ratio` in training and scales the others by 1 / (1 - ratio).
+
+    Args:
+        ratio: Probability of zero (Caffe's dropout_ratio), in [0, 1).
+
+    Caffe: src/caffe/layers/dropout_layer.cpp, Forward_cpu. Its mask comes from the global Mersenne twister; give the same masks by setting `mask_source` to a function from
+        the (N, C, H, W) shape to a {0, 1} array, called once for each forward pass.
+    Deviates: without `mask_source` the mask comes from torch's generator of the input's device.
+    """
+
+    def __init__(self, ratio: float):
+        super().__init__()
+        self.ratio = ratio
+        self.mask_source = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.ratio == 0.0:
+            return x
+        if self.mask_source is None:
+            return F.dropout(x, self.ratio)
+        mask = torch.as_tensor(self.mask_source(tuple(x.shape))).to(x)
+        return x * mask * (1.0 / (1.0 - self.ratio))

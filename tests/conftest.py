@@ -1,0 +1,70 @@
+"""What every test shares: the golden data, the error measure, and one rule of tolerance."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+GOLDEN = Path(os.environ.get("REPRO_GOLDEN", Path(__file__).parent / "golden"))
+
+
+def golden(name: str) -> dict[str, np.ndarray]:
+    """Reads one file of Caffe's own results (tests/golden/README.md says how they were made)."""
+    with np.load(GOLDEN / name) as arrays:
+        return dict(arrays)
+
+
+def relative_error(actual, expected) -> float:
+    """Computes max|a - b| / max|b| (max|a| where b is all zero)."""
+    actual = np.asarray(actual.detach().cpu() if isinstance(actual, torch.Tensor) else actual, dtype=np.float64)
+    expected = np.asarray(expected.detach().cpu() if isinstance(expected, torch.Tensor) else expected, dtype=np.float64)
+    assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
+    if expected.size == 0:
+        return 0.0
+    assert np.isfinite(actual).all(), "not finite"
+    return float(np.abs(actual - expected).max() / (np.abs(expected).max() or 1.0))
+
+
+def assert_close(actual, expected, tolerance: float, what: str = "") -> None:
+    """Fails where the relative error exceeds the tolerance; says by how much."""
+    error = relative_error(actual, expected)
+    assert error <= tolerance, f"{what}: relative error {error:.2e}, tolerance {tolerance:.2e}"
+
+
+def assert_as_exact_as_reference(actual, reference32, reference64, floor: float = 3e-7, what: str = "") -> None:
+    """Fails unless the float32 result lies within twice the float32 reference's own error, plus a floor, of the float64 reference."""
+    assert_close(actual, reference64, 2 * relative_error(reference32, reference64) + floor, what)
+
+
+torch.set_num_threads(1)  # the tests' tensors are small; tests of threading set their own number
+
+
+@pytest.fixture(autouse=True)
+def _own_random_numbers():
+    state = torch.get_rng_state(), np.random.get_state()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    yield
+    torch.set_rng_state(state[0])
+    np.random.set_state(state[1])
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> str:
+    """Each device in turn."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device and a torch built for it")
+    return request.param
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder of real images and weights."""
+    root = os.environ.get("REPRO_DATA")
+    if not root:
+        pytest.skip("needs REPRO_DATA, a folder of real data laid out as CONTRIBUTING.md says")
+    return Path(root)
