@@ -1,0 +1,100 @@
+"""Testing as Caffe tests: pad to the test crop, score, enlarge by 8, cut to the image, argmax; one confusion matrix over the set."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from .data.lists import Item
+from .data.stream import read_test_item
+from .metrics import confusion_matrix
+from .models import MultiScale
+from .ops import interp
+
+
+@torch.no_grad()
+def predict(network: MultiScale, data: torch.Tensor) -> torch.Tensor:
+    """Labels every pixel of a padded batch.
+
+    Args:
+        network: In evaluation mode.
+        data: (N, 3, P, P) BGR minus the mean, P of the form 8k+1.
+
+    Returns:
+        (N, P, P) int64 classes, the first of equal scores winning.
+
+    Caffe: fc8_fusion, Interp with zoom_factor 8, argmax.
+    """
+    merged = network(data).merged
+    return interp(merged, data.shape[2:]).argmax(dim=1)
+
+
+def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:
+    """Maps `read` over items in order, `workers` threads at most 2 results each ahead; 0 reads in this thread."""
+    if workers == 0:
+        yield from map(read, items)
+        return
+    items = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        pending = deque(pool.submit(read, item) for item in itertools.islice(items, 2 * workers))
+        try:
+            while pending:
+                yield pending.popleft().result()
+                pending.extend(pool.submit(read, item) for item in itertools.islice(items, 1))
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def evaluate(
+    network: MultiScale,
+    items: Sequence[Item],
+    *,
+    num_classes: int,
+    ignore_label: int,
+    mean_bgr: Sequence[float],
+    crop_size: int,
+    batch_size: int,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    workers: int = 0,
+    progress: Callable[[int], None] = lambda images: None,
+) -> np.ndarray:
+    """Scores a list of images.
+
+    Args:
+        network: On `device`; put into evaluation mode.
+        items: With labels.
+        num_classes: Background included.
+        ignore_label: The label that counts for nothing.
+        mean_bgr: Subtracted from each channel, grey levels.
+        crop_size: Test crop, pixels; grows for a larger image.
+        batch_size: Neighbours in the list whose padded sizes are equal are scored together.
+        device: Where the network is.
+        autocast: bfloat16, or None for float32.
+        workers: Threads that read ahead.
+        progress: Called with the number of images just finished; what it raises ends the evaluation.
+
+    Returns:
+        (num_classes, num_classes) int64 confusion matrix: row = label, column = prediction.
+
+    Raises:
+        ValueError, FileNotFoundError: A file is unusable; the message names it.
+    """
+    network.eval()
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    read = _read_ahead(lambda item: read_test_item(item, tuple(mean_bgr), crop_size), items, workers)
+    for _, group in itertools.groupby(read, key=lambda entry: entry[0].shape):
+        while batch := list(itertools.islice(group, batch_size)):
+            data = torch.cat([data for data, _, _ in batch]).to(device)
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                predictions = predict(network, data)
+            for prediction, (_, label, (height, width)) in zip(predictions, batch, strict=True):
+                counts += confusion_matrix(prediction[:height, :width], label.to(device), num_classes, ignore_label).cpu()
+            progress(len(batch))
+    return counts.numpy()

@@ -1,0 +1,92 @@
+"""Records: one JSON file per measured row, with everything that a reader needs to trust or repeat its number."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+SYNTHETIC_NOTE = "synthetic stand-in, not comparable with the paper's data"
+# What must be in a record; a reader refuses a file that lacks any of it.
+KEYS = (
+    "format",
+    "table",
+    "row",
+    "seed",
+    "value",  # percent
+    "paper",
+    "per_class",  # IoU in percent by class name
+    "confusion",  # rows = labels, columns = predictions, pixels
+    "n_images",
+    "loss_curve",
+    "deviates",  # --set keys, a declared subset, other weights: what sets this run apart from its protocol
+    "synthetic",
+    "note",
+    "settings",
+    "provenance",  # fingerprints of protocol, settings, data and weights; a function of what ran, not of when
+    "run",  # where and when: machine, versions, seconds
+)
+
+
+def record_path(out: Path, table: str, row: str, seed: int) -> Path:
+    """Says where a row's record lies under the output folder."""
+    return out / table / f"{row}-seed{seed}" / "record.json"
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Writes a document with sorted keys, atomically: a killed program leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1, sort_keys=True, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes a record.
+
+    Raises:
+        ValueError: It has not exactly the keys of a record.
+    """
+    if set(record) != set(KEYS):
+        raise ValueError(f"{path}: a record must have exactly the known keys; got a difference in {sorted(set(record) ^ set(KEYS))}; correct the writer")
+    write_json(path, record)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads a record.
+
+    Raises:
+        ValueError: The file is damaged, foreign or of another format.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or record.get("format") != FORMAT or set(record) != set(KEYS):
+            raise ValueError(f"no record of format {FORMAT}")
+        if not isinstance(record["value"], int | float) or not math.isfinite(record["value"]):
+            raise ValueError("value is no number")
+        return record
+    except (ValueError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: must be a record of a run; got {reason}; delete it to measure the row again") from error
+
+
+def git_state() -> dict[str, Any]:
+    """Finds this checkout's commit and whether tracked files differ from it; nulls outside a git checkout."""
+    root = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
