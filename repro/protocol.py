@@ -69,6 +69,7 @@ SCHEMA: dict[str, dict[str, Any]] = {
 }
 # Only a stand-in has this section: what repro/data/synthetic.py draws.
 SYNTHETIC = {"num_train": int, "num_val": int, "size": [int], "seed": int}
+UNFELT = ("solver.snapshot", "solver.display")  # keys that change no number
 _HEADER = {"title": str, "source": str, "metric": str, "stand_in": str, "extends": str, "note": str}
 
 
@@ -266,7 +267,5 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
 
 def settings_sha256(settings: dict) -> str:
     """Computes the fingerprint of a row's settings: of everything that may change its result, so not of how often it logs or saves."""
-    kept = copy.deepcopy(settings)
-    for key in ("snapshot", "display"):
-        kept["solver"].pop(key)
+    kept = {section: {key: value for key, value in table.items() if f"{section}.{key}" not in UNFELT} for section, table in settings.items()}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

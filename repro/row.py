@@ -22,7 +22,7 @@ from .inputs import Inputs, load_weights
 from .metrics import iou
 from .models import build
 from .ops import backend
-from .protocol import Protocol, Row, settings_sha256
+from .protocol import UNFELT, Protocol, Row, settings_sha256
 from .records import FORMAT, SYNTHETIC_NOTE, git_state, read_record, record_path, write_record
 from .train import train
 
@@ -63,15 +63,17 @@ def provenance(protocol: Protocol, row: Row, inputs: Inputs, seed: int, precisio
     }
 
 
-def existing_record(path: Path, expected: dict) -> dict | None:
+def existing_record(protocol: Protocol, row: Row, seed: int, inputs: Inputs, options: Options) -> dict | None:
     """Reads a row's record, if it has one.
 
     Raises:
-        ValueError: The record was made with other settings.
+        ValueError: The record was made with other settings, data, weights or precision.
     """
+    path = record_path(options.out, protocol.name, row.id, seed)
     if not path.exists():
         return None
     record = read_record(path)
+    expected = provenance(protocol, row, inputs, seed, options.precision)
     different = [key for key in expected if key != "protocol_sha256" and record["provenance"].get(key) != expected[key]]
     if different:
         raise ValueError(f"{path}: must have been made with the settings asked for; got other {', '.join(different)}; choose another --out, or delete it")
@@ -148,7 +150,7 @@ def run_row(protocol: Protocol, row: Row, seed: int, inputs: Inputs, options: Op
             progress=progress,
         )
     per_class = dict(zip(settings["data"]["class_names"], (100 * iou(confusion)).tolist(), strict=True))
-    deviates = protocol.overrides | inputs.deviates | ({"precision": options.precision} if options.precision != "fp32" else {})
+    deviates = {key: value for key, value in protocol.overrides.items() if key not in UNFELT} | inputs.deviates | ({"precision": options.precision} if options.precision != "fp32" else {})
     record = {
         "format": FORMAT,
         "table": protocol.name,

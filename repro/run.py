@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -17,8 +18,8 @@ from .inputs import load_weights, prepare
 from .models import build
 from .protocol import Protocol, Row, load_protocol
 from .records import SYNTHETIC_NOTE, record_path
-from .row import Options, existing_record, log, provenance, run_row
-from .tables import as_markdown, as_text
+from .row import Options, existing_record, log, run_row
+from .tables import as_markdown, as_text, per_class_line
 
 _stop_asked = False
 
@@ -122,11 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
     load_weights(build(rows[0].settings["model"], len(rows[0].settings["data"]["class_names"]), seed=0), inputs.weights)
 
     plan = [(row, seed) for seed in seeds for row in rows]
-    found = {}
-    for row, seed in plan:
-        path = record_path(options.out, protocol.name, row.id, seed)
-        if (record := existing_record(path, provenance(protocol, row, inputs, seed, options.precision))) is not None:
-            found[row.id, seed] = record
+    found = {(row.id, seed): record for row, seed in plan if (record := existing_record(protocol, row, seed, inputs, options))}
     for number, (row, seed) in enumerate(plan, start=1):
         title = f"[{number}/{len(plan)}] {protocol.name} {row.id}, seed {seed}"
         if (row.id, seed) in found:
@@ -135,9 +132,13 @@ def run(arguments: argparse.Namespace) -> None:
         log(title)
         record = found[row.id, seed] = run_row(protocol, row, seed, inputs, options)
         paper = f" (paper {row.paper:.2f})" if row.paper is not None else ""
-        log(f"{title}: mean IoU {record['value']:.2f}{paper}, {record['run']['seconds']:.0f} s")
+        log(f"{title}: mean IoU {record['value']:.2f}{paper}, {record['run']['seconds']:.0f} s; {per_class_line(record)}")
 
-    records = {row.id: [found[row.id, seed] for seed in seeds if (row.id, seed) in found] for row in rows}
+    # Rows recorded earlier under the same settings stand in the table too.
+    for row, seed in [(row, seed) for seed in seeds for row in protocol.rows if (row.id, seed) not in found]:
+        with contextlib.suppress(ValueError):
+            found[row.id, seed] = existing_record(protocol, row, seed, inputs, options)
+    records = {row.id: [record for seed in seeds if (record := found.get((row.id, seed)))] for row in protocol.rows}
     (options.out / protocol.name / "table.md").write_text(as_markdown(protocol, records), encoding="utf-8")
     print(as_text(protocol, records), end="")
 

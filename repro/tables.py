@@ -87,6 +87,11 @@ def orderings(protocol: Protocol, records: Records) -> list[str]:
     return lines
 
 
+def per_class_line(record: dict[str, Any]) -> str:
+    """Lists the IoU of every class of one record, percent."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in record["per_class"].items())
+
+
 def as_text(protocol: Protocol, records: Records) -> str:
     """Renders the table for a terminal."""
     lines = table_lines(protocol, records)
