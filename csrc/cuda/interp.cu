@@ -1,5 +1,6 @@
 // Interp and its adjoint on CUDA. One thread owns one element of the result; neighbouring threads own neighbouring channels, so reads and writes
 // coalesce. Bytes: the input once (the taps overlap in cache), the output once. No atomics.
+#include "gather.cuh"
 #include "launch.cuh"
 
 namespace repro {

@@ -1,6 +1,7 @@
 // merge_scores and its gradients on CUDA. Forward: one thread owns one element of the merged map, the threads of one position repeating its softmax over S
 // in registers; thread c = 0 writes the weights. Backward: one thread per position (dlogits) or per element (the maxima's winners), then one gather
 // per score map. Bytes: each coarse map once (cached), the merged map once; nothing resampled is ever stored. No atomics.
+#include "gather.cuh"
 #include "launch.cuh"
 
 namespace repro {
@@ -124,7 +125,7 @@ struct ScoreBackwardElement {
     const int64_t j = index / C % columns.n_in;
     const int64_t i = index / C / columns.n_in % rows.n_in;
     const int64_t first = index / C / columns.n_in / rows.n_in * rows.n_out * columns.n_out;
-    const auto term = [=](int64_t position) {
+    const auto term = [=, this](int64_t position) {
       const int64_t at = (first + position) * C + c;
       if (mode == Merge::max) return winner[at] == s ? load(dmerged[at]) : Acc(0);
       return (mode == Merge::attention ? load(weights[(first + position) * S + s]) : average_weight<Acc>(S)) * load(dmerged[at]);

@@ -16,17 +16,12 @@ struct OnDevice {
   explicit OnDevice(const Tensor& tensor) : guard(tensor.device()), device{c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream()} {}
 };
 
-const Tensor& first(at::TensorList scores) {
-  TORCH_CHECK_VALUE(!scores.empty(), "merge_scores: scores must hold 1 to ", kMaxScales, " maps; got 0; pass the scales' score maps");
-  return scores[0];
-}
-
 Tensor interp_cuda(const Tensor& x, at::IntArrayRef size) { return interp_op(OnDevice(x).device, x, size); }
 
 Tensor interp_backward_cuda(const Tensor& dy, at::IntArrayRef size) { return interp_backward_op(OnDevice(dy).device, dy, size); }
 
 std::tuple<Tensor, Tensor> merge_scores_cuda(at::TensorList scores, const std::optional<Tensor>& logits, c10::string_view mode, at::IntArrayRef size) {
-  return merge_scores_op(OnDevice(first(scores)).device, scores, logits, mode, size);
+  return merge_scores_op(OnDevice(scores[0]).device, scores, logits, mode, size);
 }
 
 std::tuple<std::vector<Tensor>, Tensor> merge_scores_backward_cuda(const Tensor& dmerged, const std::optional<Tensor>& dweights, at::TensorList scores,

@@ -1,6 +1,6 @@
 """The paper's custom operators: each module is one op, `reference` holds their pure-PyTorch twins of the same names."""
 
-from .backend import backend
+from .library import backend
 from .interp import interp
 from .merge_scores import merge_scores
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from . import reference
-from .backend import COMPILED, backend
+from .library import COMPILED, backend
 
 
 def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from . import reference
-from .backend import COMPILED, backend
+from .library import COMPILED, backend
 
 
 def merge_scores(
@@ -34,11 +34,12 @@ def merge_scores(
     Paper: section 3, equations 1 and 2. Caffe: Interp, Softmax, Slice, SpatialProduct, Eltwise. Ties of "max": between maps 0 and 1 map 1 takes the gradient,
     a later map only where it is strictly greater.
     """
-    if size is None and len(scores) > 0:
-        size = scores[0].shape[2:]
+    if len(scores) == 0:
+        raise ValueError("merge_scores: scores must hold 1 to 8 maps; got 0; pass the score map of every scale")
+    size = scores[0].shape[2:] if size is None else size
     if backend() == "reference":
         return reference.merge_scores(scores, logits, mode, size)
-    merged, weights = torch.ops.repro.merge_scores(list(scores), logits, mode, size if size is not None else ())
+    merged, weights = torch.ops.repro.merge_scores(list(scores), logits, mode, size)
     return merged, weights if mode == "attention" else None
 
 
@@ -70,4 +71,8 @@ if COMPILED:
             dlogits = torch.ops.repro.interp_backward(dlogits, ctx.logits_size)
         return dscores, dlogits, None, None
 
+    def _no_second_derivative(ctx, ddscores, ddlogits):
+        raise RuntimeError("merge_scores_backward: must not be differentiated; got a request for a second derivative; use repro.ops.reference.merge_scores")
+
     torch.library.register_autograd("repro::merge_scores", _backward, setup_context=_setup_context)
+    torch.library.register_autograd("repro::merge_scores_backward", _no_second_derivative)

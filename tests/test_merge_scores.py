@@ -1,0 +1,178 @@
+"""merge_scores: by hand, against Caffe, against the float64 reference, and as an operator."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_as_exact_as_reference, assert_close, golden, relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repro.ops import merge_scores, reference
+
+CAFFE = golden("merge.npz")
+CASES = CAFFE["case_names"].tolist()
+IMPLEMENTATIONS = pytest.mark.parametrize("op", [merge_scores, reference.merge_scores], ids=["kernel", "reference"])
+# Between Caffe's float32 and float64 runs, as tests/golden/README.md states: merged, weights, dlogits; and dscore by mode.
+MERGED, WEIGHTS, DLOGITS, DSCORE = 1.2e-07, 1.5e-07, 3.1e-07, {"attention": 1.6e-07, "average": 2.2e-07, "max": 1.2e-07}
+
+
+def caffe_case(case, dtype, device):
+    mode = case.split("_")[0]
+    scores = [torch.tensor(CAFFE[f"{case}/score{s}"]).to(device=device, dtype=dtype).requires_grad_() for s in range(8) if f"{case}/score{s}" in CAFFE]
+    logits = torch.tensor(CAFFE[f"{case}/logits"]).to(device=device, dtype=dtype).requires_grad_() if mode == "attention" else None
+    return mode, scores, logits, torch.tensor(CAFFE[f"{case}/dmerged"]).to(device=device, dtype=dtype)
+
+
+@IMPLEMENTATIONS
+def test_by_hand(op, device):
+    fine = torch.tensor([[[[1.0, 2.0, 3.0]], [[0.0, 0.0, 0.0]]]], device=device)
+    coarse = torch.tensor([[[[0.0, 4.0]], [[1.0, -1.0]]]], device=device)  # resampled: 0 2 4 and 1 0 -1
+    assert op([fine, coarse], mode="max")[0].tolist() == [[[[1, 2, 4]], [[1, 0, 0]]]]
+    assert op([fine, coarse], mode="average")[0].tolist() == [[[[0.5, 2, 3.5]], [[0.5, 0, -0.5]]]]
+    logits = torch.tensor([[[[0.0, 200.0, -200.0]], [[0.0, -200.0, 200.0]]]], device=device)
+    merged, weights = op([fine, coarse], logits)
+    assert weights.tolist() == [[[[0.5, 1, 0]], [[0.5, 0, 1]]]]
+    assert merged.tolist() == [[[[0.5, 2, 4]], [[0.5, 0, -1]]]]
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("case", CASES)
+def test_equals_caffe(op, case, device):
+    for dtype, suffix in ((torch.float32, ""), (torch.float64, "_f64")):
+        if f"{case}/merged{suffix}" not in CAFFE:
+            continue
+        mode, scores, logits, dmerged = caffe_case(case, dtype, device)
+        merged, weights = op(scores, logits, mode)
+        merged.backward(dmerged)
+
+        def compare(value, name, caffe_error, suffix=suffix):
+            assert_close(value, CAFFE[f"{case}/{name}{suffix}"], 1e-10 if suffix else 3 * caffe_error, name)
+
+        compare(merged, "merged", MERGED)
+        for s, score in enumerate(scores):
+            compare(score.grad, f"dscore{s}", DSCORE[mode])
+        if logits is not None:
+            compare(weights, "weights", WEIGHTS)
+            compare(logits.grad, "dlogits", DLOGITS)
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("case", [case for case in CASES if "ties" in case])
+def test_ties_of_max_go_where_caffe_sends_them(op, case, device):
+    mode, scores, _, dmerged = caffe_case(case, torch.float64, device)
+    op(scores, None, mode)[0].backward(torch.ones_like(dmerged))
+    winner = CAFFE[f"{case}/winner"]
+    for s, score in enumerate(scores):
+        if score.shape == dmerged.shape:
+            assert np.array_equal(score.grad.cpu().numpy(), (winner == s).astype(np.float64))
+        else:
+            assert score.grad.sum().item() == pytest.approx((winner == s).sum())
+
+
+@st.composite
+def merges(draw):
+    s = draw(st.integers(1, 5))
+    sizes = [(draw(st.integers(1, 40)), draw(st.integers(1, 50))) for _ in range(s)]
+    mode = draw(st.sampled_from(["attention", "average", "max"]))
+    logits = draw(st.sampled_from([sizes[0], (draw(st.integers(1, 40)), draw(st.integers(1, 50)))]))
+    size = draw(st.sampled_from([None, (draw(st.integers(1, 40)), draw(st.integers(1, 50)))]))
+    return mode, draw(st.integers(0, 2)), draw(st.integers(1, 8)), sizes, logits, size
+
+
+@settings(max_examples=80, deadline=None)
+@given(merges())
+def test_any_shape_agrees_with_the_float64_reference(case):
+    mode, n, c, sizes, logits_size, size = case
+    torch.manual_seed(sum(map(sum, sizes)))
+    scores = [torch.randn(n, c, *hw) for hw in sizes]
+    logits = torch.randn(n, len(sizes), *logits_size)
+    dmerged = torch.randn(n, c, *(size or sizes[0]))
+    dweights = torch.randn(n, len(sizes), *(size or sizes[0]))
+    results = []
+    for op, dtype in ((merge_scores, torch.float32), (reference.merge_scores, torch.float32), (reference.merge_scores, torch.float64), (merge_scores, torch.float64)):
+        leaves = [t.detach().to(dtype, copy=True).requires_grad_() for t in (*scores, logits)]
+        merged, weights = op(leaves[:-1], leaves[-1] if mode == "attention" else None, mode, size)
+        objective = (merged * dmerged.to(dtype)).sum()
+        if weights is not None:
+            objective = objective + (weights * dweights.to(dtype)).sum()
+        objective.backward()
+        results.append([merged.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)])
+    if mode == "max" and relative_error(results[1][0], results[2][0]) == 0:
+        results = [r[:1] for r in results]
+    for kernel, low, high, kernel64 in zip(*results, strict=True):
+        assert relative_error(kernel64, high) < 1e-11
+        if mode != "max":  # float32 may see another maximum; float64 above has shown the rule
+            assert_as_exact_as_reference(kernel, low, high, floor=2e-6)
+
+
+def test_gradcheck(device):
+    scores = [torch.randn(2, 3, *hw, dtype=torch.float64, device=device, requires_grad=True) for hw in ((5, 4), (3, 2))]
+    logits = torch.randn(2, 2, 3, 3, dtype=torch.float64, device=device, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, b, c: merge_scores([a, b], c), (*scores, logits))
+    assert torch.autograd.gradcheck(lambda a, b, c: merge_scores([a, b], c, size=(7, 7)), (*scores, logits))
+    for mode in ("average", "max"):
+        assert torch.autograd.gradcheck(lambda a, b, mode=mode: merge_scores([a, b], mode=mode)[0], scores)
+
+
+def test_a_second_derivative_is_a_clear_error():
+    score = torch.randn(1, 2, 3, 3, requires_grad=True)
+    logits = torch.randn(1, 1, 3, 3, requires_grad=True)
+    (first,) = torch.autograd.grad(merge_scores([score], logits)[0].square().sum(), score, create_graph=True)
+    with pytest.raises(RuntimeError, match="merge_scores_backward: must not be differentiated"):
+        first.sum().backward()
+
+
+@pytest.mark.parametrize("mode", ["attention", "average", "max"])
+def test_opcheck(mode, device):
+    scores = [torch.randn(2, 7, *hw, device=device, requires_grad=True) for hw in ((9, 9), (7, 6))]
+    logits = torch.randn(2, 2, 5, 5, device=device, requires_grad=True) if mode == "attention" else None
+    torch.library.opcheck(torch.ops.repro.merge_scores.default, (scores, logits, mode, (9, 9)))
+    merged, weights = torch.ops.repro.merge_scores(scores, logits, mode, (9, 9))
+    detached = [t.detach() for t in scores]
+    torch.library.opcheck(torch.ops.repro.merge_scores_backward.default, (merged.detach(), None, detached, weights.detach(), mode))
+
+
+def test_bfloat16_accumulates_in_float32(device):
+    scores = [torch.randn(2, 5, *hw, device=device).bfloat16() for hw in ((9, 8), (5, 4))]
+    logits = torch.randn(2, 2, 9, 8, device=device).bfloat16()
+    merged, weights = merge_scores(scores, logits)
+    exact, exact_weights = merge_scores([s.float() for s in scores], logits.float())
+    assert torch.equal(merged, exact.bfloat16())
+    assert torch.equal(weights, exact_weights.bfloat16())
+
+
+@pytest.mark.parametrize("mode", ["attention", "average", "max"])
+def test_one_and_two_threads_give_the_same_bits(mode):
+    scores = [torch.randn(3, 21, *hw, requires_grad=True) for hw in ((41, 41), (31, 31), (21, 21))]
+    logits = torch.randn(3, 3, 41, 41, requires_grad=True) if mode == "attention" else None
+    leaves = [*scores, *([logits] if logits is not None else [])]
+    results = []
+    for threads in (1, 2, 1):
+        torch.set_num_threads(threads)
+        merged, _ = merge_scores(scores, logits, mode)
+        results.append([merged, *torch.autograd.grad(merged.square().sum(), leaves)])
+    torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+def maps(*shapes, dtype=torch.float32):
+    return [torch.zeros(shape, dtype=dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    ("scores", "logits", "mode", "size", "message"),
+    [
+        ([], None, "max", None, r"merge_scores: scores must hold 1 to 8 maps; got 0"),
+        (maps(*[(1, 2, 3, 3)] * 9), None, "max", None, r"merge_scores: scores must hold 1 to 8 maps; got 9"),
+        (maps((1, 2, 3, 3), (1, 3, 3, 3)), None, "max", None, r"merge_scores: scores\[1\] must have N=1 and C=2 as scores\[0\]; got shape \[1, 3, 3, 3\]"),
+        (maps((1, 2, 3, 3)) + maps((1, 2, 3, 3), dtype=torch.float64), None, "max", None, r"merge_scores: scores\[1\] must have the dtype and device of scores\[0\]"),
+        (maps((1, 2, 3, 3)), None, "sum", None, r'merge_scores: mode must be "attention", "average" or "max"; got "sum"'),
+        (maps((1, 2, 3, 3)), None, "attention", None, r"merge_scores: logits must be given for mode \"attention\" and for no other; got none"),
+        (maps((1, 2, 3, 3)), torch.zeros(1, 1, 3, 3), "max", None, r"merge_scores: logits must be given for mode \"attention\" and for no other; got logits"),
+        (maps((1, 2, 3, 3)), torch.zeros(1, 2, 3, 3), "attention", None, r"merge_scores: logits must have shape \(N=1, S=1, H, W\); got shape \[1, 2, 3, 3\]"),
+        (maps((1, 2, 3, 3)), None, "average", (3,), r"merge_scores: size must be \(height, width\)"),
+    ],
+)
+def test_messages(scores, logits, mode, size, message):
+    with pytest.raises(ValueError, match=message):
+        merge_scores(scores, logits, mode, size)
