@@ -36,7 +36,7 @@ SOLVER = {
     "clip_gradients": 0.0,
 }
 MERGES = {"base": "none", "max": "max", "avg": "average", "att": "attention"}
-# The difference between Caffe's own float32 and float64 runs, as tests/golden/README.md states it: maps, losses, gradients, losses of 10 steps, parameters after 10.
+# The difference between Caffe's own float32 and float64 runs: maps, losses, gradients, losses of 10 steps, parameters after 10.
 CAFFE_ERROR = {
     "base": (6.2e-07, 1.6e-07, 4.3e-07, 4.6e-07, 2.9e-07),
     "max2": (6.2e-07, 4.2e-07, 4.5e-07, 6.1e-07, 2.9e-07),
@@ -223,16 +223,20 @@ def test_full_width_equals_caffe_in_float64():
     output = network(torch.tensor(data).double())
     terms = losses(output, torch.tensor(label[:, 0]), network.scales, extra_supervision=True)
     sum(terms.values()).backward()
-    got = terms | {"fc8": output.scores[0], "fc8_res075": output.scores[1], "fc8_res05": output.scores[2], "fc8_fusion": output.merged, "attention": output.weights}
+    scores = dict(zip(("fc8", "fc8_res075", "fc8_res05"), output.scores, strict=True))
+    got = terms | scores | {"fc8_fusion": output.merged, "attention": output.weights}
     for name, value in got.items():
-        assert_close(value, expected.get(f"{name}_f64", expected[name]), FLOAT64 if f"{name}_f64" in expected else 3 * 1.2e-06, name)
+        exact = expected.get(f"{name}_f64")
+        assert_close(value, expected[name] if exact is None else exact, 3 * 1.2e-06 if exact is None else FLOAT64, name)
     for name, layer in layers.items():
         for blob, parameter in (("w", layer.weight), ("b", layer.bias)):
             gradient = parameter.grad.numpy().ravel()
             key = f"{name}/{blob}"
-            assert_close(gradient[np.linspace(0, gradient.size - 1, 257).astype(np.int64)], expected[f"grad_257/{key}"], 3 * 1.2e-03, f"grad_257/{key}")
-            exact = expected.get(f"grad_l2/{key}_f64")
-            assert_close(np.linalg.norm(gradient), expected[f"grad_l2/{key}"] if exact is None else exact, 3 * 1.3e-04 if exact is None else FLOAT64, f"grad_l2/{key}")
+            assert_close(np.linalg.norm(gradient), expected[f"grad_l2/{key}_f64"], FLOAT64, f"grad_l2/{key}")
+            assert_close(gradient[:16], expected[f"grad_first16/{key}_f64"], FLOAT64, f"grad_first16/{key}")
+            if f"grad_257/{key}" in expected:  # kept in float32 alone, where near-tied ReLUs flip
+                sample = gradient[np.linspace(0, gradient.size - 1, 257).astype(np.int64)]
+                assert_close(sample, expected[f"grad_257/{key}"], 3 * 1.2e-03, f"grad_257/{key}")
 
 
 def test_full_width_has_the_papers_parameters():
