@@ -1,0 +1,272 @@
+"""Prototxt text read, and the paper's networks written line for line as the golden files have them."""
+
+import re
+
+import pytest
+from conftest import GOLDEN
+
+from caffe_weights import ConvGeometry, conv_geometry, net_layers, parse_prototxt, read_prototxt
+from caffe_weights.deeplab_net import net_prototxt
+from caffe_weights.deeplab_solver import solver_prototxt
+from caffe_weights.deeplab_spec import DataSpec, NetSpec
+
+# The dialect of DeepLab's own files: V1 layers, enum types, `hole`, variables, colons before braces, single quotes, joined strings.
+DEEPLAB = """
+# ${UNDEFINED} in a comment stays
+name: "${NET_ID}"
+layers {
+  name: "data" type: IMAGE_SEG_DATA top: "data" top: "label"
+  image_data_param { root_folder: "${DATA_ROOT}" source: 'list/${SET}' ".txt" batch_size: 30 shuffle: true label_type: PIXEL }
+  transform_param { mean_value: [104.008, 1.5e2]; crop_size: 0x141 mirror: true }
+  include: { phase: TRAIN }
+}
+layers < bottom: "pool5a" top: "fc6" name: "fc6" type: CONVOLUTION strict_dim: false blobs_lr: 1 blobs_lr: 2
+  convolution_param { num_output: ${N} pad: 12 kernel_size: 3 hole: 12 weight_filler { type: "gaussian" std: .01 } } >
+layers { bottom: "fc8" bottom: "label" name: "accuracy" type: SEG_ACCURACY }
+layers { layer { name: "c1" type: "conv" num_output: 5 kernelsize: 7 stride: 2 group: 1 } bottom: "a" top: "b" }
+"""
+DEFINES = {"NET_ID": "vgg128", "DATA_ROOT": "/d", "SET": "train", "N": "1024"}
+
+
+def test_deeplabs_dialect():
+    net = parse_prototxt(DEEPLAB, "t", DEFINES)
+    assert net.one("name") == "vgg128"
+    layers = net_layers(net, "t")
+    assert [(layer.name, layer.type) for layer in layers] == [
+        ("data", "ImageSegData"),
+        ("fc6", "Convolution"),
+        ("accuracy", "SegAccuracy"),
+        ("c1", "Convolution"),
+    ]
+    assert (layers[0].tops, layers[1].bottoms, layers[3].bottoms) == (("data", "label"), ("pool5a",), ("a",))
+    data = layers[0].message
+    assert data.one("image_data_param") == {
+        "root_folder": ["/d"],
+        "source": ["list/train.txt"],
+        "batch_size": [30],
+        "shuffle": [True],
+        "label_type": ["PIXEL"],
+    }
+    assert data.one("transform_param") == {"mean_value": [104.008, 150.0], "crop_size": [321], "mirror": [True]}
+    assert data.one("include") == {"phase": ["TRAIN"]}
+    assert [conv_geometry(layer, "t") for layer in layers] == [
+        None,
+        ConvGeometry(1024, (3, 3), (1, 1), (12, 12), (12, 12), 1),
+        None,
+        ConvGeometry(5, (7, 7), (2, 2), (0, 0), (1, 1), 1),
+    ]
+
+
+def test_geometry_by_side_and_by_list():
+    text = """layer { name: "a" type: "Convolution" convolution_param { num_output: 4 kernel_h: 3 kernel_w: 5 stride: 1 stride: 2 pad_h: 1 pad_w: 2
+        dilation: 2 dilation: 3 group: 2 } }"""
+    (layer,) = net_layers(parse_prototxt(text, "t"), "t")
+    assert conv_geometry(layer, "t") == ConvGeometry(4, (3, 5), (1, 2), (1, 2), (2, 3), 2)
+
+
+def test_escapes_in_strings():
+    read = parse_prototxt(r'a: "x\n\t\"\\\101\x41\q" b: "" c: -1.5f d: inf e: -3', "t")
+    assert read == {"a": ['x\n\t"\\AAq'], "b": [""], "c": [-1.5], "d": [float("inf")], "e": [-3]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a {\n b: 1", r"line 2: every field and brace must be closed; got the end of the file"),
+        ("\n\na: ${X}", r"line 3: \$\{X\} must have a value; got none \(give --define X=VALUE\)"),
+        ('a: "/${X}"', r"line 1: \$\{X\} must have a value"),
+        ("a }", r"a field must read `name: value` or `name \{ ... \}`; got '\}'"),
+        ("a: b: c", r"got ':'"),
+        ("a b", r"got 'b'"),
+        ('"x"', r"got '\"x\"'"),
+        ("a: [{ b: 1 }]", r"a list must hold plain values; got a message"),
+        ('a: "x', r"must be protobuf text; got '\"x'"),
+        ("a: 1..2", r"a value must be a number, true, false, a word or a quoted string; got '1..2'"),
+        ("a: " + "9" * 65, r"a value must be a number"),
+        ("a {" * 100_000, r"messages must nest at most 64 deep; got more"),
+        ("a: 1 " * 262_145, r"a prototxt must have at most 262144 values; got more"),
+        (f'a: "{"x" * 65_537}"', r"a string must have at most 65536 characters; got 65537"),
+        ("a: " + '"xxxx" ' * 20_000, r"a string must have at most 65536 characters; got 65540"),
+    ],
+)
+def test_bad_text(text, message):
+    with pytest.raises(ValueError, match=r"^t: line \d+: .*; correct the prototxt$") as caught:
+        parse_prototxt(text, "t")
+    assert re.search(message, str(caught.value))
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must be a file; got nothing there; check the path"):
+        read_prototxt(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"must be a prototxt file; got a directory or device; name the file itself"):
+        read_prototxt(tmp_path)
+    (tmp_path / "binary").write_bytes(b"a: 1 \xff")
+    with pytest.raises(ValueError, match=r"byte 5: a prototxt must be UTF-8 text; got a binary file; name the text"):
+        read_prototxt(tmp_path / "binary")
+    with open(tmp_path / "big", "wb") as file:
+        file.truncate(17 * 2**20)
+    with pytest.raises(
+        ValueError, match=r"a prototxt must have at most 16777216 bytes; got 17825792; is it a caffemodel\?"
+    ):
+        read_prototxt(tmp_path / "big")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("layer: 1", r"t: layer 0: must be a message; got 1; correct the prototxt"),
+        ("layer { name: 1 }", r"t: layer 0: must be a message with a name; got .*; correct the prototxt"),
+        (
+            'layer { type: "Convolution" convolution_param: 1 }',
+            r"t: layer '': convolution_param must be a message; got 1; correct the prototxt",
+        ),
+        (
+            'layer { name: "c" type: "Convolution" convolution_param { pad: -1 } }',
+            r"t: layer 'c': pad: must be a whole number; got -1; correct the prototxt",
+        ),
+    ],
+)
+def test_bad_nets(text, message):
+    with pytest.raises(ValueError, match=message):
+        [conv_geometry(layer, "t") for layer in net_layers(parse_prototxt(text, "t"), "t")]
+
+
+GOLDEN_NETS = sorted(
+    p
+    for name in ("net_thin_*", "full_width", "weights/net")
+    for p in GOLDEN.glob(f"{name}.prototxt")
+    if "solver" not in p.name
+)
+MERGE = {"base": "none", "max": "max", "avg": "average", "att": "attention"}
+
+
+@pytest.mark.parametrize("path", GOLDEN_NETS, ids=lambda path: path.stem)
+def test_nets_are_written_as_the_golden_ones(path):
+    """The text, line for line but the comment: graph, names, order, parameters."""
+    net = read_prototxt(path)
+    kind, count, extra = re.search(
+        r"_(base|max|avg|att)(\d?)(_e)?$", net.one("name").replace("dropout", "att3_e")
+    ).groups()
+    shapes = {}
+    for layer in net_layers(net, str(path)):
+        geometry = conv_geometry(layer, str(path))
+        if geometry and "_res" not in layer.name:
+            shapes[layer.name] = (geometry.num_output, 0, *geometry.kernel)
+    lr_mult = dict.fromkeys(("fc8", "att_conv1", "att_fc"), (10, 20))
+    scales = {"": [1], "2": [1, 0.5], "3": [1, 0.75, 0.5]}[count]
+    spec = NetSpec(
+        net.one("name"),
+        shapes,
+        scales,
+        MERGE[kind],
+        bool(extra),
+        True,
+        0.5 if "dropout" in path.name else 0,
+        lr_mult=lr_mult,
+    )
+    text = net_prototxt(spec, "deploy" if "test" in path.name else "train", input_shape=net["input_shape"][0]["dim"])
+    assert text.splitlines() == [line for line in path.read_text().splitlines() if not line.startswith("#")]
+
+
+SHAPES = {f"conv{b}_{i}": (4, 4, 3, 3) for b, n in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)) for i in range(1, n + 1)}
+SHAPES |= {"fc6": (4, 4, 3, 3), "fc7": (4, 4, 1, 1), "fc8": (7, 4, 1, 1)}
+
+
+def graph(text: str) -> dict:
+    return {layer.name: layer for layer in net_layers(parse_prototxt(text, "t"), "t")}
+
+
+def test_every_bottom_exists():
+    """For a grid of settings: each layer reads only blobs that an earlier layer made."""
+    for merge, scales in (
+        ("none", [1]),
+        ("none", [0.5]),
+        ("max", [1, 0.25]),
+        ("average", [1.25, 1, 0.5]),
+        ("attention", [1, 0.75, 0.5, 0.25]),
+    ):
+        for phase, source, dropout in (("train", "fc7", 0.5), ("test", "fc6", 0), ("train", "fc8", 0.5)):
+            heads = {"att_fc": (len(scales), 4, 1, 1)} if merge == "attention" else {}
+            spec = NetSpec("n", SHAPES | heads, scales, merge, True, source == "fc7", dropout, source)
+            if scales[0] == 1.25:
+                with pytest.raises(
+                    ValueError,
+                    match=r"net_prototxt: 8 / 1.25 must be a whole number of pixels; got 32/5; change the finest scale",
+                ):
+                    net_prototxt(spec, phase, DataSpec("/d", "l.txt", 2, 33, (1, 2, 3)))
+                continue
+            made = set()
+            for layer in net_layers(
+                parse_prototxt(net_prototxt(spec, phase, DataSpec("/d", "l.txt", 2, 33, (1, 2, 3))), "t"), "t"
+            ):
+                assert set(layer.bottoms) <= made, layer
+                assert layer.name != "loss" or layer.bottoms[1] == f"label_shrink{8 / scales[0]:g}"
+                made |= set(layer.tops)
+
+
+def test_data_layer_and_fillers():
+    spec = NetSpec("n", SHAPES, filler_std={"fc8": 0.01})
+    data = DataSpec('/a "b"\\', "list.txt", 30, 321, (104.008, 116.669, 122.675), scale_factors=(0.6, 1.4))
+    train, test = (graph(net_prototxt(spec, phase, data)) for phase in ("train", "test"))
+    assert train["data"].message.one("image_data_param") == {
+        "root_folder": ['/a "b"\\'],
+        "source": ["list.txt"],
+        "batch_size": [30],
+        "shuffle": [True],
+        "label_type": ["PIXEL"],
+        "ignore_label": [255],
+    }
+    transform = {"mirror": [True], "crop_size": [321], "mean_value": [104.008, 116.669, 122.675]}
+    assert train["data"].message.one("transform_param") == transform | {"scale_factors": [0.6, 1.4]}
+    assert test["data"].message.one("transform_param") == transform | {"mirror": [False]}
+    assert (test["accuracy"].type, test["accuracy"].bottoms) == ("SegAccuracy", ("fc8_interp", "label"))
+    assert train["fc8"].message.one("convolution_param").one("weight_filler") == {"type": ["gaussian"], "std": [0.01]}
+
+
+def test_settings_that_make_no_net():
+    with pytest.raises(
+        ValueError, match=r"network 'n': shapes must have LargeFOV's layers; got no fc7 fc8; export the whole network"
+    ):
+        NetSpec("n", {k: v for k, v in SHAPES.items() if k not in ("fc7", "fc8")})
+    with pytest.raises(
+        ValueError,
+        match=r'network \'n\': merge must be "none" for one scale .* got \'max\' for scales \[1\]; correct model.merge',
+    ):
+        NetSpec("n", SHAPES, [1], "max")
+    with pytest.raises(
+        ValueError, match=r'net_prototxt: phase must be "train", "test" or "deploy"; got \'val\'; choose one'
+    ):
+        net_prototxt(NetSpec("n", SHAPES), "val")
+
+
+def test_solver():
+    solver = {
+        "base_lr": 1e-3,
+        "lr_policy": "step",
+        "gamma": 0.1,
+        "stepsize": 3,
+        "power": 0.9,
+        "max_iter": 8,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+    }
+    written = parse_prototxt(
+        solver_prototxt(solver | {"clip_gradients": 0.0, "batch_size": 1}, "train.prototxt", "thin", "CPU"), "t"
+    )
+    golden = read_prototxt(GOLDEN / "weights/solver.prototxt")
+    assert written.pop("train_net") == ["train.prototxt"]
+    assert written == {
+        key: value for key, value in golden.items() if key not in ("net", "snapshot_after_train", "display")
+    }
+    poly = parse_prototxt(solver_prototxt(solver | {"lr_policy": "poly", "clip_gradients": 35.0}, "t", "p"), "t")
+    assert (poly.one("power"), poly.one("clip_gradients"), "gamma" in poly, poly.one("solver_mode")) == (
+        0.9,
+        35,
+        False,
+        "GPU",
+    )
+    with pytest.raises(
+        ValueError,
+        match=r'solver_prototxt: lr_policy must be "step", "poly" or "fixed"; got \'inv\'; correct solver.lr_policy',
+    ):
+        solver_prototxt(solver | {"lr_policy": "inv"}, "t", "p")

@@ -1,0 +1,130 @@
+"""A training snapshot as files of the DeepLab fork, and back."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import caffe_weights
+from repro.export import main
+from repro.models import build
+from repro.protocol import load_protocol
+from repro.train import make_solver, save_snapshot
+from repro.weights import load_caffemodel, load_solverstate
+
+OVERRIDES = ["model.width=0.0625", "data.num_train=2", "data.num_val=1", "solver.stepsize=3"]
+ROW = "attention3-extra"
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    root = tmp_path / "VOC2012"
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClassAug", "png")):
+        (root / folder).mkdir(parents=True)
+        for name in "abc":
+            (root / folder / f"{name}.{suffix}").touch()
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets/train_aug.txt").write_text("a\nb\n")
+    (root / "ImageSets/val.txt").write_text("c\n")
+    return root
+
+
+def a_run(path: Path, seed: int):
+    """Save the snapshot of a row's run after 7 steps (of made-up gradients)."""
+    settings = load_protocol("table3", OVERRIDES).row(ROW).settings
+    network = build(settings["model"], len(settings["data"]["class_names"]), seed)
+    solver = make_solver(network, settings)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(7):
+        for parameter in solver.parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        solver.step()
+    save_snapshot(path, "a run", solver, [1.0] * 7, 2.0)
+    return network, solver, settings
+
+
+def arguments(tmp_path: Path, data: Path) -> list[str]:
+    return [
+        str(tmp_path / "snapshot.pt"),
+        str(tmp_path / "out"),
+        "table3",
+        "--row",
+        ROW,
+        "--data-root",
+        str(data),
+        *(f"--set={o}" for o in OVERRIDES),
+    ]
+
+
+def test_snapshot_to_caffe_and_back(tmp_path, data, capsys):
+    network, solver, settings = a_run(tmp_path / "snapshot.pt", 1)
+    assert main([*arguments(tmp_path, data), "--mode", "CPU"]) == 0
+    out = tmp_path / "out"
+    nets = [f"{net}.prototxt" for net in ("train", "test", "deploy", "solver")]
+    names = [f"{ROW}_iter_7.caffemodel", f"{ROW}_iter_7.solverstate", *nets, "train.txt", "val.txt"]
+    assert capsys.readouterr().out.splitlines() == [str(out / name) for name in names]
+    other = build(settings["model"], 21, 2)
+    report = load_caffemodel(other, out / names[0], prototxt=out / "train.prototxt")
+    assert report.absent_in_model == report.absent_in_file == report.without_blobs == []
+    resumed = make_solver(other, settings)
+    state = load_solverstate(resumed, out / names[1])
+    assert (resumed.iteration, state.learned_net, state.current_step) == (7, names[0], 2)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(solver.history.values(), resumed.history.values(), strict=True))
+
+
+def test_prototxts_say_what_the_protocol_says(tmp_path, data):
+    a_run(tmp_path / "snapshot.pt", 1)
+    assert main(arguments(tmp_path, data)) == 0
+    out = tmp_path / "out"
+    assert (
+        out / "train.txt"
+    ).read_text() == "/JPEGImages/a.jpg /SegmentationClassAug/a.png\n/JPEGImages/b.jpg /SegmentationClassAug/b.png\n"
+    train = {
+        layer.name: layer
+        for layer in caffe_weights.net_layers(caffe_weights.read_prototxt(out / "train.prototxt"), "t")
+    }
+    source = train["data"].message.one("image_data_param")
+    assert (source.one("root_folder"), source.one("source"), source.one("batch_size")) == (str(data), "train.txt", 30)
+    transform = train["data"].message.one("transform_param")
+    assert (transform.one("crop_size"), transform.one("mirror"), transform["mean_value"]) == (
+        321,
+        True,
+        [104.008, 116.669, 122.675],
+    )
+    rates = {
+        name: [p.one("lr_mult") for p in train[name].message["param"]]
+        for name in ("conv1_1", "fc6_res05", "fc8", "att_conv1", "att_fc")
+    }
+    assert rates == {"conv1_1": [1, 2], "fc6_res05": [1, 2], "fc8": [10, 20], "att_conv1": [10, 20], "att_fc": [10, 20]}
+    assert train["drop7_res075"].message.one("dropout_param") == {"dropout_ratio": [0.5]}
+    assert {name for name in train if name.startswith("loss")} == {"loss", "loss_res1", "loss_res075", "loss_res05"}
+    solver = caffe_weights.read_prototxt(out / "solver.prototxt")
+    assert [solver.one(key) for key in ("base_lr", "lr_policy", "stepsize", "max_iter", "momentum", "solver_mode")] == [
+        0.001,
+        "step",
+        3,
+        6000,
+        0.9,
+        "GPU",
+    ]
+    test = {
+        layer.name: layer for layer in caffe_weights.net_layers(caffe_weights.read_prototxt(out / "test.prototxt"), "t")
+    }
+    assert test["data"].message.one("transform_param").one("crop_size") == 513
+
+
+def test_what_is_no_snapshot(tmp_path, data, capsys):
+    assert main(arguments(tmp_path, data)) == 2
+    assert "snapshot.pt: must be a snapshot; got no such file; see the run's --out folder" in capsys.readouterr().err
+    (tmp_path / "snapshot.pt").write_bytes(b"nothing")
+    assert main(arguments(tmp_path, data)) == 2
+    error = capsys.readouterr().err
+    assert "snapshot.pt: must be a snapshot; got" in error
+    assert len(error.splitlines()) == 1
+    torch.save({"iteration": 1}, tmp_path / "snapshot.pt")
+    assert main(arguments(tmp_path, data)) == 2
+    assert "must hold parameters, history and iteration; got iteration; choose a snapshot.pt" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="must hold parameters"):
+        main([*arguments(tmp_path, data), "--traceback"])
+    assert not (tmp_path / "out").exists()
