@@ -1,4 +1,5 @@
-// The sampling rule of Caffe's Interp layer, corner to corner: the only copy, for host and device, forward and backward.
+// The sampling rule of Caffe's Interp layer, corner to corner: the only copy, for host and device, forward and
+// backward.
 //
 //   ratio = (n_in - 1) / (n_out - 1), or 0 where n_out == 1        source(o) = o * ratio
 //   lo = floor(source)      hi = min(lo + 1, n_in - 1)             w_hi = source - lo      w_lo = 1 - w_hi
@@ -37,7 +38,9 @@ struct Axis {
   float ratio;
 
   REPRO_HD Axis(int64_t n_in_, int64_t n_out_)
-      : n_in(n_in_), n_out(n_out_), ratio(n_out_ > 1 ? static_cast<float>(n_in_ - 1) / static_cast<float>(n_out_ - 1) : 0.0f) {}
+      : n_in(n_in_),
+        n_out(n_out_),
+        ratio(n_out_ > 1 ? static_cast<float>(n_in_ - 1) / static_cast<float>(n_out_ - 1) : 0.0f) {}
 
   REPRO_HD int64_t lo(int64_t o) const {
     const int64_t i = static_cast<int64_t>(static_cast<float>(o) * ratio);

@@ -9,7 +9,8 @@ TORCH_LIBRARY(repro, m) {
   m.def("interp_backward(Tensor dy, SymInt[] size) -> Tensor");
   m.def("merge_scores(Tensor[] scores, Tensor? logits, str mode, SymInt[] size) -> (Tensor merged, Tensor weights)");
   m.def(
-      "merge_scores_backward(Tensor dmerged, Tensor? dweights, Tensor[] scores, Tensor weights, str mode) -> (Tensor[] dscores, Tensor dlogits)");
+      "merge_scores_backward(Tensor dmerged, Tensor? dweights, Tensor[] scores, Tensor weights, str mode) -> (Tensor[] "
+      "dscores, Tensor dlogits)");
 }
 
 namespace repro {
@@ -19,12 +20,15 @@ Tensor interp_cpu(const Tensor& x, at::IntArrayRef size) { return interp_op(Cpu{
 
 Tensor interp_backward_cpu(const Tensor& dy, at::IntArrayRef size) { return interp_backward_op(Cpu{}, dy, size); }
 
-std::tuple<Tensor, Tensor> merge_scores_cpu(at::TensorList scores, const std::optional<Tensor>& logits, c10::string_view mode, at::IntArrayRef size) {
+std::tuple<Tensor, Tensor> merge_scores_cpu(at::TensorList scores, const std::optional<Tensor>& logits,
+                                            c10::string_view mode, at::IntArrayRef size) {
   return merge_scores_op(Cpu{}, scores, logits, mode, size);
 }
 
-std::tuple<std::vector<Tensor>, Tensor> merge_scores_backward_cpu(const Tensor& dmerged, const std::optional<Tensor>& dweights, at::TensorList scores,
-                                                                  const Tensor& weights, c10::string_view mode) {
+std::tuple<std::vector<Tensor>, Tensor> merge_scores_backward_cpu(const Tensor& dmerged,
+                                                                  const std::optional<Tensor>& dweights,
+                                                                  at::TensorList scores, const Tensor& weights,
+                                                                  c10::string_view mode) {
   return merge_scores_backward_op(Cpu{}, dmerged, dweights, scores, weights, mode);
 }
 
@@ -40,6 +44,7 @@ TORCH_LIBRARY_IMPL(repro, CPU, m) {
 
 // An empty Python module: importing repro._C loads the library, which registers the operators above.
 extern "C" PyObject* PyInit__C(void) {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&definition);
 }

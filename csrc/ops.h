@@ -1,8 +1,9 @@
 // The kernels' declarations: this header is their specification.
 //
-// Every map is dense NHWC (torch's channels_last): element (n, y, x, c) of an (N, C, H, W) map lies at ((n*H + y)*W + x)*C + c. T is float, double or bfloat16;
-// sums are taken in acc_t<T> (float32 for bfloat16). All kernels are deterministic: every element is written by one
-// thread, in one order of summation, whatever the number of threads. "Interp" is the sampling rule of interp_geometry.h.
+// Every map is dense NHWC (torch's channels_last): element (n, y, x, c) of an (N, C, H, W) map lies at ((n*H + y)*W +
+// x)*C + c. T is float, double or bfloat16; sums are taken in acc_t<T> (float32 for bfloat16). All kernels are
+// deterministic: every element is written by one thread, in one order of summation, whatever the number of threads.
+// "Interp" is the sampling rule of interp_geometry.h.
 #pragma once
 
 #include "interp_geometry.h"
@@ -10,7 +11,8 @@
 
 namespace repro {
 
-// Where a kernel runs. Cpu: torch's intra-op pool. Cuda: asynchronously on `stream` (a cudaStream_t) of the current device.
+// Where a kernel runs. Cpu: torch's intra-op pool. Cuda: asynchronously on `stream` (a cudaStream_t) of the current
+// device.
 struct Cpu {};
 struct Cuda {
   void* stream;
@@ -50,9 +52,11 @@ void interp_backward(Cuda, const T* dy, Size out, int64_t N, int64_t C, Size in,
 //   weights  (N, S, out.H, out.W)    output, for attention only
 // Caffe: Interp, Softmax, Slice, SpatialProduct and Eltwise layers in this order.
 template <class T>
-void merge_scores(Cpu, Merge mode, Maps<const T> scores, const T* logits, Size logits_size, int64_t N, int64_t C, Size out, T* merged, T* weights);
+void merge_scores(Cpu, Merge mode, Maps<const T> scores, const T* logits, Size logits_size, int64_t N, int64_t C,
+                  Size out, T* merged, T* weights);
 template <class T>
-void merge_scores(Cuda, Merge mode, Maps<const T> scores, const T* logits, Size logits_size, int64_t N, int64_t C, Size out, T* merged, T* weights);
+void merge_scores(Cuda, Merge mode, Maps<const T> scores, const T* logits, Size logits_size, int64_t N, int64_t C,
+                  Size out, T* merged, T* weights);
 
 // The gradients of merge_scores.
 //   dmerged   (N, C, out.H, out.W)
@@ -60,13 +64,16 @@ void merge_scores(Cuda, Merge mode, Maps<const T> scores, const T* logits, Size 
 //   weights   (N, S, out.H, out.W), as merge_scores wrote them; attention only
 //   winner    (N, C, out.H, out.W) uint8 scratch: the map that each maximum came from; max only
 //   dscores   S maps (N, C, H_s, W_s)    output; a null map is not wanted
-//   dlogits   (N, S, out.H, out.W)       output, before the adjoint of the logits' own Interp; attention only, may be null
-// Caffe: src/caffe/layers/eltwise_layer.cpp, MAX: between maps 0 and 1 an equal value counts for map 1, a later map must be strictly greater.
+//   dlogits   (N, S, out.H, out.W)       output, before the adjoint of the logits' own Interp; attention only, may be
+//   null
+// Caffe: src/caffe/layers/eltwise_layer.cpp, MAX: between maps 0 and 1 an equal value counts for map 1, a later map
+// must be strictly greater.
 template <class T>
-void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores, const T* weights, int64_t N, int64_t C, Size out,
-                           uint8_t* winner, Maps<T> dscores, T* dlogits);
+void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores, const T* weights,
+                           int64_t N, int64_t C, Size out, uint8_t* winner, Maps<T> dscores, T* dlogits);
 template <class T>
-void merge_scores_backward(Cuda, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores, const T* weights, int64_t N, int64_t C, Size out,
-                           uint8_t* winner, Maps<T> dscores, T* dlogits);
+void merge_scores_backward(Cuda, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores,
+                           const T* weights, int64_t N, int64_t C, Size out, uint8_t* winner, Maps<T> dscores,
+                           T* dlogits);
 
 }  // namespace repro

@@ -1,4 +1,5 @@
-// Element types of the kernels: float and double compute in themselves, bfloat16 is storage only and computes in float32.
+// Element types of the kernels: float and double compute in themselves, bfloat16 is storage only and computes in
+// float32.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +40,8 @@ REPRO_HD void store(bfloat16* p, float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);
   // Round to nearest even; a NaN keeps its sign and stays a NaN.
-  p->bits = x != x ? static_cast<uint16_t>((bits >> 16) | 0x40) : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  p->bits = x != x ? static_cast<uint16_t>((bits >> 16) | 0x40)
+                   : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 }  // namespace repro

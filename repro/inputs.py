@@ -16,6 +16,7 @@ from .data import synthetic
 from .data.lists import Item, check_items, fingerprint, read_items
 from .protocol import Protocol, Row
 from .records import write_json
+from .weights import load_caffemodel
 
 BUNDLED_WEIGHTS = Path(caffe_weights.__file__).parent
 
@@ -96,6 +97,9 @@ def read_lists(row: Row, data_root: Path, subset: bool) -> tuple[list[Item], lis
                     "which the record and the table will state"
                 )
             deviates[f"data.num_{which}"] = len(items)
+        unlabelled = [item.name for item in items if item.label is None]
+        if unlabelled:
+            raise ValueError(f"{data[f'{which}_list']}: every image must have a label; got {len(unlabelled)} without, the first {unlabelled[0]}; use a list with labels")
         lists.append(items)
     return lists[0], lists[1], deviates
 
@@ -135,7 +139,7 @@ def prepare(protocol: Protocol, row: Row, data_root: Path | None, weights: str |
         deviates["weights"] = "none"
         sha256 = None
     else:
-        sha256 = hashlib.sha256(weights_path.read_bytes()).hexdigest()
+        sha256 = caffe_weights.sha256(weights_path)
         if weights_path.name != Path(row.settings["weights"]["file"]).name:
             deviates["weights.file"] = weights_path.name
     return Inputs(train, val, data_sha256, weights_path, sha256, deviates)
@@ -145,9 +149,12 @@ def load_weights(network, path: Path | None) -> str:
     """Copies the initial weights into a network; says what happened, in one line."""
     if path is None:
         return "no weights loaded: the backbone starts from its filler"
-    from .weights import load_caffemodel
-
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        report = load_caffemodel(network, path)
-    return f"{path.name}: {report}".splitlines()[0]
+        in_file = caffe_weights.read_caffemodel(path).with_blobs()
+        # Another task's classifier under our name, such as ImageNet's 1000 classes: the protocol's fc8 starts from its filler.
+        foreign = "fc8" in in_file and in_file["fc8"].blobs[0].shape[0] != network.net.fc8.out_channels
+        report = load_caffemodel(network, path, skip=("fc8",) if foreign else ())
+    filled = report.absent_in_file + report.skipped
+    kept = f"; the filler stays in {', '.join(filled)}" if filled else ""
+    return f"{path.name} ({report.format}): {len(report.used)} layers loaded{kept}"

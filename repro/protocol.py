@@ -6,6 +6,7 @@ import copy
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -69,6 +70,12 @@ SCHEMA: dict[str, dict[str, Any]] = {
 }
 # Only a stand-in has this section: what repro/data/synthetic.py draws.
 SYNTHETIC = {"num_train": int, "num_val": int, "size": [int], "seed": int}
+# How many values the lists of a fixed length hold.
+_LENGTHS = {
+    "model": {"lr_mult": 2, "fc8_lr_mult": 2, "attention_lr_mult": 2, "decay_mult": 2},
+    "transform": {"mean_bgr": 3},
+    "synthetic": {"size": 2},
+}
 UNFELT = ("solver.snapshot", "solver.display")  # keys that change no number
 _HEADER = {"title": str, "source": str, "metric": str, "stand_in": str, "extends": str, "note": str}
 
@@ -134,13 +141,13 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 def _matches(value: Any, kind: Any) -> bool:
     if isinstance(kind, list):
         return isinstance(value, list) and all(_matches(v, kind[0]) for v in value)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _kind_name(kind: Any) -> str:
     if isinstance(kind, list):
         return f"a list, each {_kind_name(kind[0])}"
-    return {str: "a string", int: "an integer", bool: "true or false", _NUMBER: "a number"}[kind]
+    return {str: "a string", dict: "a table", int: "an integer", bool: "true or false", _NUMBER: "a finite number"}[kind]
 
 
 def _sections(settings: dict) -> dict[str, dict]:
@@ -168,6 +175,10 @@ def _check(settings: dict[str, dict], where: str) -> None:
     missing = [f"{s}.{k}" for s, keys in _sections(settings).items() for k in keys if k not in settings.get(s, {})]
     if missing:
         raise ValueError(f"{where}: every key must be given; got none for {', '.join(missing)}; add to [common.*]")
+    for section, lengths in _LENGTHS.items():
+        for key, length in lengths.items():
+            if section in settings and len(settings[section][key]) != length:
+                raise ValueError(f"{where}: {section}.{key} must have {length} values; got {settings[section][key]}; correct it")
     solver, transform, model = settings["solver"], settings["transform"], settings["model"]
     for key in ("max_iter", "batch_size", "iter_size", "stepsize", "snapshot", "display"):
         if solver[key] < 1:
@@ -205,8 +216,9 @@ def parse_override(text: str) -> tuple[str, str, Any]:
 
 def _read(path: Path) -> dict:
     if not path.is_file():
-        names = sorted(p.stem for p in path.parent.glob("*.toml"))
-        raise ValueError(f"repro.protocol: a table must be one of {', '.join(names)} or a .toml file; got {path.stem!r}{_suggestion(path.stem, names)}")
+        names = sorted(p.stem for p in PROTOCOLS.glob("*.toml"))
+        given = path.stem if path.parent == PROTOCOLS else str(path)
+        raise ValueError(f"repro.protocol: a table must be one of {', '.join(names)} or a .toml file; got {given!r}{_suggestion(given, names)}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -238,6 +250,9 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
         for key, value in layer.items():
             if key not in (*_HEADER, "common", "row"):
                 raise ValueError(f"{path.name}: a top-level key must be known; got {key!r}{_suggestion(key, (*_HEADER, 'common', 'row'))}")
+            kind = _HEADER.get(key, dict if key == "common" else [dict])
+            if not _matches(value, kind):
+                raise ValueError(f"{path.name}: {key} must be {_kind_name(kind)}; got {value!r}; correct it")
         _apply(common, layer.get("common", {}), path.name)
         header |= {key: layer[key] for key in _HEADER if key in layer}
     changes: dict[str, dict] = {}
@@ -258,6 +273,11 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
         _apply(settings, own, where)
         _apply(settings, changes, "--set")
         _check(settings, where)
+        if header["metric"] not in ("mean_iou", *settings["data"]["class_names"]):
+            raise ValueError(f'{where}: metric must be "mean_iou" or a class name; got {header["metric"]!r}; correct it')
+        shared = [section for section in ("data", "synthetic", "weights") if rows and settings.get(section) != rows[0].settings.get(section)]
+        if shared:
+            raise ValueError(f"{where}: all rows must share [common.{shared[0]}]; got another one; make a table of its own for the row")
         rows.append(Row(row_id, entry.get("paper"), settings))
     if not rows:
         raise ValueError(f"{path.name}: there must be at least one [[row]]; got none; add one")

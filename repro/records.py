@@ -70,8 +70,11 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record, dict) or record.get("format") != FORMAT or set(record) != set(KEYS):
             raise ValueError(f"no record of format {FORMAT}")
-        if not isinstance(record["value"], int | float) or not math.isfinite(record["value"]):
+        if type(record["value"]) not in (int, float) or not math.isfinite(record["value"]):
             raise ValueError("value is no number")
+        tables = [key for key in ("per_class", "deviates", "settings", "provenance", "run") if not isinstance(record[key], dict)]
+        if tables or not isinstance(record["run"].get("seconds"), int | float):
+            raise ValueError(f"no table in {', '.join(tables)}" if tables else "no run.seconds")
         return record
     except (ValueError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]

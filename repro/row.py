@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -80,9 +81,18 @@ def existing_record(protocol: Protocol, row: Row, seed: int, inputs: Inputs, opt
     return record
 
 
+def processor_name() -> str:
+    """Names the CPU: by Linux's own words where it has them, else by its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def machine(device: torch.device) -> dict:
     """Describes where the run took place."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "device": str(device),
         "device_name": name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from .models import build
 from .protocol import Protocol, Row, load_protocol
 from .records import SYNTHETIC_NOTE, record_path
 from .row import Options, existing_record, log, run_row
-from .tables import as_markdown, as_text, per_class_line
+from .tables import as_markdown, as_text, metric_name, per_class_line
 
 _stop_asked = False
 
@@ -44,6 +45,21 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def parse_device(name: str) -> torch.device:
+    """Reads a device's name without touching the device.
+
+    Raises:
+        ValueError: It is no name of a CPU or a CUDA device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device: must be auto, cpu, cuda or cuda:N; got {name!r}; choose one of these")
+    return device
+
+
 def choose_device(name: str, precision: str) -> torch.device:
     """Resolves --device, and sets the precision of float32 arithmetic.
 
@@ -52,14 +68,9 @@ def choose_device(name: str, precision: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device: must be auto, cpu, cuda or cuda:N; got {name!r}; choose one of these") from error
+    device = parse_device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise ValueError(f"--device: {name} must be present and torch built for it; got {torch.cuda.device_count()} CUDA devices; use --device cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device: must be auto, cpu, cuda or cuda:N; got {name!r}; choose one of these")
     if precision == "tf32" and device.type != "cuda":
         raise ValueError("--precision: tf32 needs a CUDA device; got cpu; use fp32")
     if device.type == "cuda":
@@ -97,11 +108,10 @@ def print_plan(protocol: Protocol, rows: list[Row], seeds: list[int], options: O
 
 def run(arguments: argparse.Namespace) -> None:
     """Does what the command line asks."""
-    protocol = load_protocol(arguments.table, arguments.set)
-    if arguments.data_root is None and protocol.stand_in:
-        stand_in = load_protocol(protocol.stand_in, arguments.set)
-        log(f"{protocol.name}: no --data-root given, so its stand-in {stand_in.name} runs: {SYNTHETIC_NOTE}")
-        protocol = stand_in
+    stand_in = load_protocol(arguments.table).stand_in if arguments.data_root is None else ""
+    protocol = load_protocol(stand_in or arguments.table, arguments.set)
+    if stand_in:
+        log(f"{arguments.table}: no --data-root given, so its stand-in {protocol.name} runs: {SYNTHETIC_NOTE}")
     if arguments.seeds < 1 or not 0 <= arguments.seed <= 2**32 - arguments.seeds:
         raise ValueError(f"--seeds, --seed: must be at least 1 and 0..2^32-1; got {arguments.seeds}, {arguments.seed}; correct them")
     seeds = list(range(arguments.seed, arguments.seed + arguments.seeds))
@@ -112,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
     if workers < 0:
         raise ValueError(f"--workers: must be at least 0; got {workers}; use 0 to decode in the training process")
     if arguments.dry_run:
-        device = torch.device("cpu" if arguments.device == "auto" else arguments.device)
+        device = parse_device("cpu" if arguments.device == "auto" else arguments.device)
         print_plan(protocol, rows, seeds, Options(arguments.out, device, arguments.precision, workers, lambda: False))
         return
 
@@ -120,7 +130,8 @@ def run(arguments: argparse.Namespace) -> None:
     options = Options(arguments.out, device, arguments.precision, workers, lambda: bool(_stop_asked))
     check_writable(options.out)
     inputs = prepare(protocol, rows[0], arguments.data_root, arguments.weights, arguments.subset, options.out, workers)
-    load_weights(build(rows[0].settings["model"], len(rows[0].settings["data"]["class_names"]), seed=0), inputs.weights)
+    for row in rows:  # so that a wrong setting of the last row, or a foreign caffemodel, is found before the first row is trained
+        load_weights(build(row.settings["model"], len(row.settings["data"]["class_names"]), seed=0), inputs.weights)
 
     plan = [(row, seed) for seed in seeds for row in rows]
     found = {(row.id, seed): record for row, seed in plan if (record := existing_record(protocol, row, seed, inputs, options))}
@@ -132,7 +143,7 @@ def run(arguments: argparse.Namespace) -> None:
         log(title)
         record = found[row.id, seed] = run_row(protocol, row, seed, inputs, options)
         paper = f" (paper {row.paper:.2f})" if row.paper is not None else ""
-        log(f"{title}: mean IoU {record['value']:.2f}{paper}, {record['run']['seconds']:.0f} s; {per_class_line(record)}")
+        log(f"{title}: {metric_name(protocol)} {record['value']:.2f}{paper}, {record['run']['seconds']:.0f} s; {per_class_line(record)}")
 
     # Rows recorded earlier under the same settings stand in the table too.
     for row, seed in [(row, seed) for seed in seeds for row in protocol.rows if (row.id, seed) not in found]:
@@ -157,6 +168,8 @@ def check_writable(out: Path) -> None:
 def ask_to_stop(signum: int, frame: object) -> None:
     """On the first Ctrl-C or SIGTERM asks the run to save and stop; a second one stops at once."""
     global _stop_asked
+    if multiprocessing.parent_process() is not None:
+        return  # A data worker, which inherits this handler and gets a terminal's Ctrl-C too: the main process ends it.
     if _stop_asked:
         raise KeyboardInterrupt
     _stop_asked = True

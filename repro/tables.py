@@ -87,6 +87,11 @@ def orderings(protocol: Protocol, records: Records) -> list[str]:
     return lines
 
 
+def metric_name(protocol: Protocol) -> str:
+    """Names what the table's values are."""
+    return "mean IoU" if protocol.metric == "mean_iou" else f"IoU of {protocol.metric}"
+
+
 def per_class_line(record: dict[str, Any]) -> str:
     """Lists the IoU of every class of one record, percent."""
     return ", ".join(f"{name} {value:.2f}" for name, value in record["per_class"].items())
@@ -98,7 +103,7 @@ def as_text(protocol: Protocol, records: Records) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     body = ["  ".join(cell.ljust(w) if i < 4 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines]
     body.insert(1, "-" * max(len(line) for line in body))
-    head = [f"{protocol.title} (mean IoU, percent; paper: {protocol.source})", *(f"NOTE: {note}" for note in notes(protocol, records)), ""]
+    head = [f"{protocol.title} ({metric_name(protocol)}, percent; paper: {protocol.source})", *(f"NOTE: {note}" for note in notes(protocol, records)), ""]
     found = orderings(protocol, records)
     return "\n".join(head + body + (["", "The paper's orderings:", *(f"  {line}" for line in found)] if found else [])) + "\n"
 
@@ -108,6 +113,6 @@ def as_markdown(protocol: Protocol, records: Records) -> str:
     lines = table_lines(protocol, records)
     align = [":--"] * 4 + ["--:"] * 4
     body = ["| " + " | ".join(line) + " |" for line in [lines[0], align, *lines[1:]]]
-    head = [f"**{protocol.title}** (mean IoU, percent; paper: {protocol.source})", "", *(f"*{note}*" for note in notes(protocol, records)), ""]
+    head = [f"**{protocol.title}** ({metric_name(protocol)}, percent; paper: {protocol.source})", "", *(f"*{note}*" for note in notes(protocol, records)), ""]
     found = orderings(protocol, records)
     return "\n".join(head + body + (["", "The paper's orderings:", "", *(f"- {line}" for line in found)] if found else [])) + "\n"

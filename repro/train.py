@@ -152,16 +152,20 @@ def train(
         pending.clear()
         return curve[-1]
 
+    saved = solver.iteration
+
     def save() -> None:
+        nonlocal saved
         settle()
         save_snapshot(snapshot, identity, solver, curve, seconds + time.monotonic() - started)
+        saved = solver.iteration
 
     network.train()
     started = time.monotonic()
     try:
         while solver.iteration < table["max_iter"]:
             if should_stop():
-                if pending:
+                if solver.iteration > saved:
                     save()
                 raise KeyboardInterrupt
             torch.manual_seed(iteration_seed(seed, solver.iteration))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.cpp_extension import include_paths
 
 from repro.ops import interp, merge_scores
 
@@ -26,6 +27,20 @@ def test_nvcc_compiles_without_warnings(source, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
+
+
+def test_the_registration_compiles_against_torch(tmp_path):
+    compiler = shutil.which("g++") or shutil.which("c++")
+    toolkits = [path.parent for path in Path("/usr/local").glob("cuda*/include/cuda_runtime_api.h")]
+    if compiler is None or not toolkits:
+        pytest.skip("needs a C++ compiler and the CUDA toolkit's headers in /usr/local/cuda*")
+    generated = tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"  # which torch's builds without CUDA leave out
+    generated.parent.mkdir(parents=True)
+    generated.write_text("#pragma once\n")
+    system = [f"-isystem{path}" for path in (tmp_path, *include_paths(), toolkits[0])]
+    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}", *system]
+    result = subprocess.run([*command, str(ROOT / "csrc" / "cuda" / "register.cpp")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture(scope="module")

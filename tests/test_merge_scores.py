@@ -132,6 +132,18 @@ def test_opcheck(mode, device):
     torch.library.opcheck(torch.ops.repro.merge_scores_backward.default, (merged.detach(), None, detached, weights.detach(), mode))
 
 
+def test_compiles_without_a_graph_break(device):
+    def merge(scores, logits):
+        return merge_scores([score * 2 for score in scores], logits)[0].relu()
+
+    scores = [torch.randn(2, 7, *hw, device=device, requires_grad=True) for hw in ((9, 9), (5, 5))]
+    logits = torch.randn(2, 2, 9, 9, device=device)
+    compiled = torch.compile(merge, backend="aot_eager", fullgraph=True)(scores, logits)
+    assert torch.equal(compiled, merge(scores, logits))
+    expected = torch.autograd.grad(merge(scores, logits).sum(), scores)
+    assert all(torch.equal(a, b) for a, b in zip(torch.autograd.grad(compiled.sum(), scores), expected, strict=True))
+
+
 def test_bfloat16_accumulates_in_float32(device):
     scores = [torch.randn(2, 5, *hw, device=device).bfloat16() for hw in ((9, 8), (5, 4))]
     logits = torch.randn(2, 2, 9, 8, device=device).bfloat16()

@@ -1,5 +1,6 @@
-// Interp and its adjoint on the CPU. One task owns rows of the result; the innermost loop runs over the contiguous channels.
-// Bytes: each input row is read by the few output rows that touch it (from cache), each output is written once.
+// Interp and its adjoint on the CPU. One task owns rows of the result; the innermost loop runs over the contiguous
+// channels. Bytes: each input row is read by the few output rows that touch it (from cache), each output is written
+// once.
 #include <ATen/Parallel.h>
 
 #include "merge_rules.h"
@@ -43,8 +44,8 @@ void interp_backward(Cpu, const T* dy, Size out, int64_t N, int64_t C, Size in, 
   });
 }
 
-#define INSTANTIATE(T)                                                                \
-  template void interp<T>(Cpu, const T*, Size, int64_t, int64_t, Size, T*);           \
+#define INSTANTIATE(T)                                                      \
+  template void interp<T>(Cpu, const T*, Size, int64_t, int64_t, Size, T*); \
   template void interp_backward<T>(Cpu, const T*, Size, int64_t, int64_t, Size, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -1,5 +1,6 @@
-// merge_scores and its gradients on the CPU. Forward: one task owns rows of the merged map; each coarse map is read where it is sampled and nothing
-// is materialised. Backward: one pass over the output positions (dlogits, or the maxima's winners), then one gather per score map.
+// merge_scores and its gradients on the CPU. Forward: one task owns rows of the merged map; each coarse map is read
+// where it is sampled and nothing is materialised. Backward: one pass over the output positions (dlogits, or the
+// maxima's winners), then one gather per score map.
 #include <ATen/Parallel.h>
 
 #include "merge_rules.h"
@@ -27,7 +28,8 @@ std::vector<MapTaps<Acc>> all_taps(const Maps<T>& maps, Size out) {
 }  // namespace
 
 template <class T>
-void merge_scores(Cpu, Merge mode, Maps<const T> scores, const T* logits, Size logits_size, int64_t N, int64_t C, Size out, T* merged, T* weights) {
+void merge_scores(Cpu, Merge mode, Maps<const T> scores, const T* logits, Size logits_size, int64_t N, int64_t C,
+                  Size out, T* merged, T* weights) {
   using Acc = acc_t<T>;
   const int S = scores.S;
   const auto tables = all_taps<Acc>(scores, out);
@@ -43,7 +45,8 @@ void merge_scores(Cpu, Merge mode, Maps<const T> scores, const T* logits, Size l
         const int64_t position = r * out.W + p;
         if (mode == Merge::attention) {
           const T* image = logits + n * logits_size.H * logits_size.W * S;
-          for (int s = 0; s < S; ++s) w[s] = sample(image, logits_size.W, S, logit_taps.rows[o], logit_taps.columns[p], s);
+          for (int s = 0; s < S; ++s)
+            w[s] = sample(image, logits_size.W, S, logit_taps.rows[o], logit_taps.columns[p], s);
           softmax(w, S);
           for (int s = 0; s < S; ++s) store(weights + position * S + s, w[s]);
         }
@@ -69,8 +72,8 @@ void merge_scores(Cpu, Merge mode, Maps<const T> scores, const T* logits, Size l
 }
 
 template <class T>
-void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores, const T* weights, int64_t N, int64_t C, Size out,
-                           uint8_t* winner, Maps<T> dscores, T* dlogits) {
+void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores, const T* weights,
+                           int64_t N, int64_t C, Size out, uint8_t* winner, Maps<T> dscores, T* dlogits) {
   using Acc = acc_t<T>;
   const int S = scores.S;
   const auto tables = all_taps<Acc>(scores, out);
@@ -128,7 +131,8 @@ void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights,
               const uint8_t* from = winner + (first + position) * C;
               for (int64_t c = 0; c < C; ++c) sum[c] += from[c] == s ? weight * load(dy[c]) : Acc(0);
             } else {
-              const Acc w = mode == Merge::attention ? load(weights[(first + position) * S + s]) : average_weight<Acc>(S);
+              const Acc w =
+                  mode == Merge::attention ? load(weights[(first + position) * S + s]) : average_weight<Acc>(S);
               for (int64_t c = 0; c < C; ++c) sum[c] += weight * w * load(dy[c]);
             }
           });
@@ -139,9 +143,10 @@ void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights,
   }
 }
 
-#define INSTANTIATE(T)                                                                                                                        \
-  template void merge_scores<T>(Cpu, Merge, Maps<const T>, const T*, Size, int64_t, int64_t, Size, T*, T*);                                   \
-  template void merge_scores_backward<T>(Cpu, Merge, const T*, const T*, Maps<const T>, const T*, int64_t, int64_t, Size, uint8_t*, Maps<T>, T*);
+#define INSTANTIATE(T)                                                                                              \
+  template void merge_scores<T>(Cpu, Merge, Maps<const T>, const T*, Size, int64_t, int64_t, Size, T*, T*);         \
+  template void merge_scores_backward<T>(Cpu, Merge, const T*, const T*, Maps<const T>, const T*, int64_t, int64_t, \
+                                         Size, uint8_t*, Maps<T>, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)

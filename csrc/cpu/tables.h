@@ -41,7 +41,8 @@ template <class Acc, class Visit>
 void for_each_reader(const Readers<Acc>& rows, const Readers<Acc>& columns, int64_t W_out, const Visit& visit) {
   for (size_t a = 0; a < rows.weights.size(); ++a)
     for (size_t b = 0; b < columns.weights.size(); ++b)
-      visit((rows.begin + static_cast<int64_t>(a)) * W_out + columns.begin + static_cast<int64_t>(b), rows.weights[a] * columns.weights[b]);
+      visit((rows.begin + static_cast<int64_t>(a)) * W_out + columns.begin + static_cast<int64_t>(b),
+            rows.weights[a] * columns.weights[b]);
 }
 
 }  // namespace repro

@@ -1,5 +1,6 @@
-// Interp and its adjoint on CUDA. One thread owns one element of the result; neighbouring threads own neighbouring channels, so reads and writes
-// coalesce. Bytes: the input once (the taps overlap in cache), the output once. No atomics.
+// Interp and its adjoint on CUDA. One thread owns one element of the result; neighbouring threads own neighbouring
+// channels, so reads and writes coalesce. Bytes: the input once (the taps overlap in cache), the output once. No
+// atomics.
 #include "gather.cuh"
 #include "launch.cuh"
 
@@ -40,7 +41,8 @@ struct InterpBackwardElement {
     const int64_t n = index / C / columns.n_in / rows.n_in;
     const T* image = dy + n * rows.n_out * columns.n_out * C + c;
     const int64_t stride = C;
-    store(dx + index, gather<Acc>(rows, columns, i, j, [=](int64_t position) { return load(image[position * stride]); }));
+    store(dx + index,
+          gather<Acc>(rows, columns, i, j, [=](int64_t position) { return load(image[position * stride]); }));
   }
 };
 
@@ -54,8 +56,8 @@ void interp_backward(Cuda device, const T* dy, Size out, int64_t N, int64_t C, S
   for_each(device, N * in.H * in.W * C, InterpBackwardElement<T>{dy, Axis(in.H, out.H), Axis(in.W, out.W), C, dx});
 }
 
-#define INSTANTIATE(T)                                                                 \
-  template void interp<T>(Cuda, const T*, Size, int64_t, int64_t, Size, T*);           \
+#define INSTANTIATE(T)                                                       \
+  template void interp<T>(Cuda, const T*, Size, int64_t, int64_t, Size, T*); \
   template void interp_backward<T>(Cuda, const T*, Size, int64_t, int64_t, Size, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -24,9 +24,11 @@ template <class Element>
 void for_each(Cuda device, int64_t count, const Element& element) {
   if (count == 0) return;
   const int64_t blocks = std::min<int64_t>((count + kThreads - 1) / kThreads, 1 << 20);
-  for_each_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(device.stream)>>>(count, element);
+  for_each_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(device.stream)>>>(count,
+                                                                                                            element);
   const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) throw std::runtime_error(std::string("repro CUDA kernel: launch failed; got ") + cudaGetErrorString(error));
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string("repro CUDA kernel: launch failed; got ") + cudaGetErrorString(error));
 }
 
 }  // namespace repro

@@ -13,19 +13,25 @@ struct OnDevice {
   c10::cuda::CUDAGuard guard;
   Cuda device;
 
-  explicit OnDevice(const Tensor& tensor) : guard(tensor.device()), device{c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream()} {}
+  explicit OnDevice(const Tensor& tensor)
+      : guard(tensor.device()), device{c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream()} {}
 };
 
 Tensor interp_cuda(const Tensor& x, at::IntArrayRef size) { return interp_op(OnDevice(x).device, x, size); }
 
-Tensor interp_backward_cuda(const Tensor& dy, at::IntArrayRef size) { return interp_backward_op(OnDevice(dy).device, dy, size); }
+Tensor interp_backward_cuda(const Tensor& dy, at::IntArrayRef size) {
+  return interp_backward_op(OnDevice(dy).device, dy, size);
+}
 
-std::tuple<Tensor, Tensor> merge_scores_cuda(at::TensorList scores, const std::optional<Tensor>& logits, c10::string_view mode, at::IntArrayRef size) {
+std::tuple<Tensor, Tensor> merge_scores_cuda(at::TensorList scores, const std::optional<Tensor>& logits,
+                                             c10::string_view mode, at::IntArrayRef size) {
   return merge_scores_op(OnDevice(scores[0]).device, scores, logits, mode, size);
 }
 
-std::tuple<std::vector<Tensor>, Tensor> merge_scores_backward_cuda(const Tensor& dmerged, const std::optional<Tensor>& dweights, at::TensorList scores,
-                                                                   const Tensor& weights, c10::string_view mode) {
+std::tuple<std::vector<Tensor>, Tensor> merge_scores_backward_cuda(const Tensor& dmerged,
+                                                                   const std::optional<Tensor>& dweights,
+                                                                   at::TensorList scores, const Tensor& weights,
+                                                                   c10::string_view mode) {
   return merge_scores_backward_op(OnDevice(dmerged).device, dmerged, dweights, scores, weights, mode);
 }
 
