@@ -9,7 +9,14 @@ from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, C
 
 ROOT = Path(__file__).parent
 # No fused multiply-add: Caffe's order of rounding. torch's own headers are system headers, so that only our warnings show.
-CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=off", "-Wall", "-Wextra", *(f"-isystem{path}" for path in include_paths())]
+CXX_FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    *(f"-isystem{path}" for path in include_paths()),
+]
 
 
 def with_cuda() -> bool:
@@ -17,13 +24,17 @@ def with_cuda() -> bool:
     possible = torch.version.cuda is not None and CUDA_HOME is not None
     setting = os.environ.get("REPRO_CUDA", "1" if possible else "0")
     if setting not in ("0", "1"):
-        raise SystemExit(f"setup.py: REPRO_CUDA must be 0 or 1; got {setting!r}; unset it to decide by what is installed")
+        raise SystemExit(
+            f"setup.py: REPRO_CUDA must be 0 or 1; got {setting!r}; unset it to decide by what is installed"
+        )
     if setting == "1" and not possible:
         raise SystemExit(
             f"setup.py: REPRO_CUDA=1 needs a torch built for CUDA and a CUDA toolkit; got torch {torch.__version__} and CUDA_HOME={CUDA_HOME}; "
             "install both or set REPRO_CUDA=0"
         )
-    print(f"repro._C: CUDA kernels {'on' if setting == '1' else 'off'} (torch {torch.__version__}, CUDA_HOME={CUDA_HOME}, REPRO_CUDA={setting})")
+    print(
+        f"repro._C: CUDA kernels {'on' if setting == '1' else 'off'} (torch {torch.__version__}, CUDA_HOME={CUDA_HOME}, REPRO_CUDA={setting})"
+    )
     return setting == "1"
 
 
@@ -40,6 +51,8 @@ if with_cuda():
         **common,
     )
 else:
-    extension = CppExtension("repro._C", sources("csrc/*.cpp", "csrc/cpu/*.cpp"), extra_compile_args=CXX_FLAGS, **common)
+    extension = CppExtension(
+        "repro._C", sources("csrc/*.cpp", "csrc/cpu/*.cpp"), extra_compile_args=CXX_FLAGS, **common
+    )
 
 setup(ext_modules=[extension], cmdclass={"build_ext": BuildExtension})

@@ -95,6 +95,8 @@ def evaluate(
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 predictions = predict(network, data)
             for prediction, (_, label, (height, width)) in zip(predictions, batch, strict=True):
-                counts += confusion_matrix(prediction[:height, :width], label.to(device), num_classes, ignore_label).cpu()
+                counts += confusion_matrix(
+                    prediction[:height, :width], label.to(device), num_classes, ignore_label
+                ).cpu()
             progress(len(batch))
     return counts.numpy()

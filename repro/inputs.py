@@ -43,7 +43,9 @@ class Inputs:
 def cache_folder() -> Path:
     """Where synthetic data are kept: REPRO_CACHE, else the user's cache folder."""
     base = os.environ.get("REPRO_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-to-scale"
+    return (
+        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-to-scale"
+    )
 
 
 def expected_files(row: Row, data_root: Path | None) -> str:
@@ -69,7 +71,9 @@ def find_weights(row: Row, data_root: Path | None, given: str | None) -> Path | 
     for place in places:
         if place.is_file():
             return place
-    raise FileNotFoundError(f"weights: {' or '.join(map(str, places))} must exist; got no such file; {expected_files(row, data_root)}")
+    raise FileNotFoundError(
+        f"weights: {' or '.join(map(str, places))} must exist; got no such file; {expected_files(row, data_root)}"
+    )
 
 
 def read_lists(row: Row, data_root: Path, subset: bool) -> tuple[list[Item], list[Item], dict[str, int]]:
@@ -99,7 +103,9 @@ def read_lists(row: Row, data_root: Path, subset: bool) -> tuple[list[Item], lis
             deviates[f"data.num_{which}"] = len(items)
         unlabelled = [item.name for item in items if item.label is None]
         if unlabelled:
-            raise ValueError(f"{data[f'{which}_list']}: every image must have a label; got {len(unlabelled)} without, the first {unlabelled[0]}; use a list with labels")
+            raise ValueError(
+                f"{data[f'{which}_list']}: every image must have a label; got {len(unlabelled)} without, the first {unlabelled[0]}; use a list with labels"
+            )
         lists.append(items)
     return lists[0], lists[1], deviates
 
@@ -118,7 +124,9 @@ def check_once(items: list[Item], data_sha256: str, row: Row, out: Path, workers
     write_json(marker, state)
 
 
-def prepare(protocol: Protocol, row: Row, data_root: Path | None, weights: str | None, subset: bool, out: Path, workers: int) -> Inputs:
+def prepare(
+    protocol: Protocol, row: Row, data_root: Path | None, weights: str | None, subset: bool, out: Path, workers: int
+) -> Inputs:
     """Finds and checks everything that the rows of a protocol read; they share their data and weights.
 
     Raises:
@@ -128,7 +136,12 @@ def prepare(protocol: Protocol, row: Row, data_root: Path | None, weights: str |
     if protocol.synthetic and data_root is None:
         drawn = row.settings["synthetic"]
         data_root = synthetic.write_dataset(
-            cache_folder() / "person-part-synthetic", drawn["num_train"], drawn["num_val"], tuple(drawn["size"]), drawn["seed"], workers=os.cpu_count() or 1
+            cache_folder() / "person-part-synthetic",
+            drawn["num_train"],
+            drawn["num_val"],
+            tuple(drawn["size"]),
+            drawn["seed"],
+            workers=os.cpu_count() or 1,
         )
     if data_root is None:
         raise FileNotFoundError(f"{protocol.name}: --data-root must be given; got none; {expected_files(row, None)}")

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from .models import OUTPUT_STRIDE, Output
 from .ops import interp
 
-_LARGEST_TERM = -float(torch.log(torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float64)))  # 87.3365: probabilities are floored at FLT_MIN
+_LARGEST_TERM = -float(
+    torch.log(torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float64))
+)  # 87.3365: probabilities are floored at FLT_MIN
 
 
 def shrink_labels(labels: torch.Tensor, factor: int) -> torch.Tensor:
@@ -30,7 +32,9 @@ def shrink_labels(labels: torch.Tensor, factor: int) -> torch.Tensor:
     Caffe: the Interp layer with shrink_factor, which is this striding exactly where the factor divides.
     """
     if any((side - 1) % factor for side in labels.shape[1:]):
-        raise ValueError(f"shrink_labels: height - 1 and width - 1 must be multiples of {factor}; got {tuple(labels.shape[1:])}; choose a crop_size of the form {factor}k+1")
+        raise ValueError(
+            f"shrink_labels: height - 1 and width - 1 must be multiples of {factor}; got {tuple(labels.shape[1:])}; choose a crop_size of the form {factor}k+1"
+        )
     return labels[:, ::factor, ::factor]
 
 
@@ -53,14 +57,20 @@ def softmax_loss(scores: torch.Tensor, labels: torch.Tensor, ignore_label: int =
         but not in the gradient (p - onehot) / normaliser.
     """
     if scores.shape[2:] != labels.shape[1:] or scores.shape[0] != labels.shape[0]:
-        raise ValueError(f"softmax_loss: labels must be (N, H, W) of the scores {tuple(scores.shape)}; got {tuple(labels.shape)}; shrink the labels")
+        raise ValueError(
+            f"softmax_loss: labels must be (N, H, W) of the scores {tuple(scores.shape)}; got {tuple(labels.shape)}; shrink the labels"
+        )
     labels = labels.long()
-    terms = F.nll_loss(F.log_softmax(scores, dim=1, dtype=torch.float64), labels, ignore_index=ignore_label, reduction="none")
+    terms = F.nll_loss(
+        F.log_softmax(scores, dim=1, dtype=torch.float64), labels, ignore_index=ignore_label, reduction="none"
+    )
     terms = terms - (terms - terms.clamp(max=_LARGEST_TERM)).detach()
     return terms.sum() / (labels != ignore_label).sum().clamp(min=1)
 
 
-def losses(output: Output, labels: torch.Tensor, scales: Sequence[float], extra_supervision: bool, ignore_label: int = 255) -> dict[str, torch.Tensor]:
+def losses(
+    output: Output, labels: torch.Tensor, scales: Sequence[float], extra_supervision: bool, ignore_label: int = 255
+) -> dict[str, torch.Tensor]:
     """Computes every loss of the network; training minimises their sum.
 
     Args:

@@ -130,7 +130,9 @@ class Protocol:
         for row in self.rows:
             if row.id == row_id:
                 return row
-        raise ValueError(f"{self.name}: a row must be one of {', '.join(r.id for r in self.rows)}; got {row_id!r}{_suggestion(row_id, (r.id for r in self.rows))}")
+        raise ValueError(
+            f"{self.name}: a row must be one of {', '.join(r.id for r in self.rows)}; got {row_id!r}{_suggestion(row_id, (r.id for r in self.rows))}"
+        )
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
@@ -141,13 +143,19 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 def _matches(value: Any, kind: Any) -> bool:
     if isinstance(kind, list):
         return isinstance(value, list) and all(_matches(v, kind[0]) for v in value)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) and not (isinstance(value, float) and not math.isfinite(value))
+    return (
+        isinstance(value, kind)
+        and (kind is bool or not isinstance(value, bool))
+        and not (isinstance(value, float) and not math.isfinite(value))
+    )
 
 
 def _kind_name(kind: Any) -> str:
     if isinstance(kind, list):
         return f"a list, each {_kind_name(kind[0])}"
-    return {str: "a string", dict: "a table", int: "an integer", bool: "true or false", _NUMBER: "a finite number"}[kind]
+    return {str: "a string", dict: "a table", int: "an integer", bool: "true or false", _NUMBER: "a finite number"}[
+        kind
+    ]
 
 
 def _sections(settings: dict) -> dict[str, dict]:
@@ -159,14 +167,20 @@ def _apply(settings: dict[str, dict], changes: dict[str, Any], where: str) -> No
     sections = _sections(settings | changes)
     for section, table in changes.items():
         if section not in sections or not isinstance(table, dict):
-            raise ValueError(f"{where}: a section must be one of {', '.join(sections)}; got {section!r}{_suggestion(section, sections)}")
+            raise ValueError(
+                f"{where}: a section must be one of {', '.join(sections)}; got {section!r}{_suggestion(section, sections)}"
+            )
         for key, value in table.items():
             known = sections[section]
             if key not in known:
                 every = [f"{s}.{k}" for s, keys in sections.items() for k in keys]
-                raise ValueError(f"{where}: a key of {section} must be known; got {section}.{key}{_suggestion(f'{section}.{key}', every)}")
+                raise ValueError(
+                    f"{where}: a key of {section} must be known; got {section}.{key}{_suggestion(f'{section}.{key}', every)}"
+                )
             if not _matches(value, known[key]):
-                raise ValueError(f"{where}: {section}.{key} must be {_kind_name(known[key])}; got {value!r}; correct it")
+                raise ValueError(
+                    f"{where}: {section}.{key} must be {_kind_name(known[key])}; got {value!r}; correct it"
+                )
             settings.setdefault(section, {})[key] = value
 
 
@@ -178,18 +192,26 @@ def _check(settings: dict[str, dict], where: str) -> None:
     for section, lengths in _LENGTHS.items():
         for key, length in lengths.items():
             if section in settings and len(settings[section][key]) != length:
-                raise ValueError(f"{where}: {section}.{key} must have {length} values; got {settings[section][key]}; correct it")
+                raise ValueError(
+                    f"{where}: {section}.{key} must have {length} values; got {settings[section][key]}; correct it"
+                )
     solver, transform, model = settings["solver"], settings["transform"], settings["model"]
     for key in ("max_iter", "batch_size", "iter_size", "stepsize", "snapshot", "display"):
         if solver[key] < 1:
             raise ValueError(f"{where}: solver.{key} must be at least 1; got {solver[key]}; correct it")
     if solver["lr_policy"] not in ("fixed", "step", "poly"):
-        raise ValueError(f'{where}: solver.lr_policy must be "fixed", "step" or "poly"; got {solver["lr_policy"]!r}; correct it')
+        raise ValueError(
+            f'{where}: solver.lr_policy must be "fixed", "step" or "poly"; got {solver["lr_policy"]!r}; correct it'
+        )
     for section in ("transform", "test"):
         if settings[section]["crop_size"] < 9 or settings[section]["crop_size"] % 8 != 1:
-            raise ValueError(f"{where}: {section}.crop_size must be of the form 8k+1; got {settings[section]['crop_size']}; correct it")
+            raise ValueError(
+                f"{where}: {section}.crop_size must be of the form 8k+1; got {settings[section]['crop_size']}; correct it"
+            )
     if model["extra_supervision"] and 0.5 in model["scales"] and transform["crop_size"] % 16 != 1:
-        raise ValueError(f"{where}: transform.crop_size must be of the form 16k+1 for labels at 1/16; got {transform['crop_size']}; correct it")
+        raise ValueError(
+            f"{where}: transform.crop_size must be of the form 16k+1 for labels at 1/16; got {transform['crop_size']}; correct it"
+        )
     if settings["test"]["batch_size"] < 1 or not 0 < model["width"] <= 4 or not 0 <= model["dropout_ratio"] < 1:
         raise ValueError(
             f"{where}: test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; "
@@ -218,7 +240,9 @@ def _read(path: Path) -> dict:
     if not path.is_file():
         names = sorted(p.stem for p in PROTOCOLS.glob("*.toml"))
         given = path.stem if path.parent == PROTOCOLS else str(path)
-        raise ValueError(f"repro.protocol: a table must be one of {', '.join(names)} or a .toml file; got {given!r}{_suggestion(given, names)}")
+        raise ValueError(
+            f"repro.protocol: a table must be one of {', '.join(names)} or a .toml file; got {given!r}{_suggestion(given, names)}"
+        )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -249,7 +273,9 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
     for layer in documents:
         for key, value in layer.items():
             if key not in (*_HEADER, "common", "row"):
-                raise ValueError(f"{path.name}: a top-level key must be known; got {key!r}{_suggestion(key, (*_HEADER, 'common', 'row'))}")
+                raise ValueError(
+                    f"{path.name}: a top-level key must be known; got {key!r}{_suggestion(key, (*_HEADER, 'common', 'row'))}"
+                )
             kind = _HEADER.get(key, dict if key == "common" else [dict])
             if not _matches(value, kind):
                 raise ValueError(f"{path.name}: {key} must be {_kind_name(kind)}; got {value!r}; correct it")
@@ -265,27 +291,56 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
         own = {key: value for key, value in entry.items() if key not in ("id", "paper")}
         row_id = entry.get("id")
         where = f"{path.name}, row {row_id!r}"
-        if not isinstance(row_id, str) or not row_id.replace("-", "").replace("_", "").isalnum() or row_id in [r.id for r in rows]:
-            raise ValueError(f"{where}: id must be a unique name of letters, digits, - and _; got {row_id!r}; correct it")
+        if (
+            not isinstance(row_id, str)
+            or not row_id.replace("-", "").replace("_", "").isalnum()
+            or row_id in [r.id for r in rows]
+        ):
+            raise ValueError(
+                f"{where}: id must be a unique name of letters, digits, - and _; got {row_id!r}; correct it"
+            )
         if not isinstance(entry.get("paper", 0.0), float):
-            raise ValueError(f"{where}: paper must be the printed number, with its decimals; got {entry['paper']!r}; correct it")
+            raise ValueError(
+                f"{where}: paper must be the printed number, with its decimals; got {entry['paper']!r}; correct it"
+            )
         settings = copy.deepcopy(common)
         _apply(settings, own, where)
         _apply(settings, changes, "--set")
         _check(settings, where)
         if header["metric"] not in ("mean_iou", *settings["data"]["class_names"]):
-            raise ValueError(f'{where}: metric must be "mean_iou" or a class name; got {header["metric"]!r}; correct it')
-        shared = [section for section in ("data", "synthetic", "weights") if rows and settings.get(section) != rows[0].settings.get(section)]
+            raise ValueError(
+                f'{where}: metric must be "mean_iou" or a class name; got {header["metric"]!r}; correct it'
+            )
+        shared = [
+            section
+            for section in ("data", "synthetic", "weights")
+            if rows and settings.get(section) != rows[0].settings.get(section)
+        ]
         if shared:
-            raise ValueError(f"{where}: all rows must share [common.{shared[0]}]; got another one; make a table of its own for the row")
+            raise ValueError(
+                f"{where}: all rows must share [common.{shared[0]}]; got another one; make a table of its own for the row"
+            )
         rows.append(Row(row_id, entry.get("paper"), settings))
     if not rows:
         raise ValueError(f"{path.name}: there must be at least one [[row]]; got none; add one")
     flat = {f"{section}.{key}": value for section, table_ in changes.items() for key, value in table_.items()}
-    return Protocol(path.stem, header["title"], header["metric"], header["source"], header["note"], header["stand_in"], sha256.hexdigest(), rows, flat)
+    return Protocol(
+        path.stem,
+        header["title"],
+        header["metric"],
+        header["source"],
+        header["note"],
+        header["stand_in"],
+        sha256.hexdigest(),
+        rows,
+        flat,
+    )
 
 
 def settings_sha256(settings: dict) -> str:
     """Computes the fingerprint of a row's settings: of everything that may change its result, so not of how often it logs or saves."""
-    kept = {section: {key: value for key, value in table.items() if f"{section}.{key}" not in UNFELT} for section, table in settings.items()}
+    kept = {
+        section: {key: value for key, value in table.items() if f"{section}.{key}" not in UNFELT}
+        for section, table in settings.items()
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -56,7 +56,9 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
         ValueError: It has not exactly the keys of a record.
     """
     if set(record) != set(KEYS):
-        raise ValueError(f"{path}: a record must have exactly the known keys; got a difference in {sorted(set(record) ^ set(KEYS))}; correct the writer")
+        raise ValueError(
+            f"{path}: a record must have exactly the known keys; got a difference in {sorted(set(record) ^ set(KEYS))}; correct the writer"
+        )
     write_json(path, record)
 
 
@@ -72,13 +74,19 @@ def read_record(path: Path) -> dict[str, Any]:
             raise ValueError(f"no record of format {FORMAT}")
         if type(record["value"]) not in (int, float) or not math.isfinite(record["value"]):
             raise ValueError("value is no number")
-        tables = [key for key in ("per_class", "deviates", "settings", "provenance", "run") if not isinstance(record[key], dict)]
+        tables = [
+            key
+            for key in ("per_class", "deviates", "settings", "provenance", "run")
+            if not isinstance(record[key], dict)
+        ]
         if tables or not isinstance(record["run"].get("seconds"), int | float):
             raise ValueError(f"no table in {', '.join(tables)}" if tables else "no run.seconds")
         return record
     except (ValueError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: must be a record of a run; got {reason}; delete it to measure the row again") from error
+        raise ValueError(
+            f"{path}: must be a record of a run; got {reason}; delete it to measure the row again"
+        ) from error
 
 
 def git_state() -> dict[str, Any]:
@@ -87,7 +95,9 @@ def git_state() -> dict[str, Any]:
 
     def git(*arguments: str) -> str | None:
         try:
-            return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            return subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return None
 

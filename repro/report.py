@@ -26,7 +26,9 @@ def read_runs(folder: Path) -> list[tuple[Protocol, Records]]:
         protocol, records = tables.setdefault(record["table"], (load_protocol(record["table"]), {}))
         unchanged = settings_sha256(protocol.row(record["row"]).settings) == record["provenance"]["settings_sha256"]
         if not unchanged and not record["deviates"]:
-            raise ValueError(f"{path}: must have been made with {protocol.name}.toml as it is; got other settings; measure the row again")
+            raise ValueError(
+                f"{path}: must have been made with {protocol.name}.toml as it is; got other settings; measure the row again"
+            )
         records.setdefault(record["row"], []).append(record)
     return [tables[name] for name in sorted(tables)]
 
@@ -46,14 +48,18 @@ def replace_block(text: str, block: str) -> str:
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"repro.report: the file must hold the lines {BEGIN!r} and {END!r}; got none; add them where the tables shall stand")
+        raise ValueError(
+            f"repro.report: the file must hold the lines {BEGIN!r} and {END!r}; got none; add them where the tables shall stand"
+        )
     return head + block + tail
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns its exit code: 0, 1 where --check found stale tables, 2 for an error."""
     parser = argparse.ArgumentParser(prog="python -m repro.report", description=__doc__)
-    parser.add_argument("--runs", type=Path, default=MEASURED, metavar="DIR", help="folder of records (default protocols/measured/)")
+    parser.add_argument(
+        "--runs", type=Path, default=MEASURED, metavar="DIR", help="folder of records (default protocols/measured/)"
+    )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--write", type=Path, metavar="FILE", help="renew the tables in this Markdown file")
     target.add_argument("--check", type=Path, metavar="FILE", help="fail where the tables in this file are stale")

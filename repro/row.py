@@ -77,7 +77,9 @@ def existing_record(protocol: Protocol, row: Row, seed: int, inputs: Inputs, opt
     expected = provenance(protocol, row, inputs, seed, options.precision)
     different = [key for key in expected if key != "protocol_sha256" and record["provenance"].get(key) != expected[key]]
     if different:
-        raise ValueError(f"{path}: must have been made with the settings asked for; got other {', '.join(different)}; choose another --out, or delete it")
+        raise ValueError(
+            f"{path}: must have been made with the settings asked for; got other {', '.join(different)}; choose another --out, or delete it"
+        )
     return record
 
 
@@ -97,7 +99,12 @@ def machine(device: torch.device) -> dict:
         "device": str(device),
         "device_name": name,
         "threads": torch.get_num_threads(),
-        "versions": {"repro": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {
+            "repro": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
         "git": git_state(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -123,7 +130,11 @@ def run_row(protocol: Protocol, row: Row, seed: int, inputs: Inputs, options: Op
             bar.update(iteration - bar.n)
             bar.set_postfix(loss=f"{loss:.4f}")
             if not terminal:
-                log(f"  Iteration {iteration}, loss = {loss:.6g}, lr = {rate:.3g}" if rate else f"  Starting at iteration {iteration} of {max_iter}")
+                log(
+                    f"  Iteration {iteration}, loss = {loss:.6g}, lr = {rate:.3g}"
+                    if rate
+                    else f"  Starting at iteration {iteration} of {max_iter}"
+                )
 
         curve, seconds = train(
             network,
@@ -160,13 +171,19 @@ def run_row(protocol: Protocol, row: Row, seed: int, inputs: Inputs, options: Op
             progress=progress,
         )
     per_class = dict(zip(settings["data"]["class_names"], (100 * iou(confusion)).tolist(), strict=True))
-    deviates = {key: value for key, value in protocol.overrides.items() if key not in UNFELT} | inputs.deviates | ({"precision": options.precision} if options.precision != "fp32" else {})
+    deviates = (
+        {key: value for key, value in protocol.overrides.items() if key not in UNFELT}
+        | inputs.deviates
+        | ({"precision": options.precision} if options.precision != "fp32" else {})
+    )
     record = {
         "format": FORMAT,
         "table": protocol.name,
         "row": row.id,
         "seed": seed,
-        "value": float(np.mean(list(per_class.values()))) if protocol.metric == "mean_iou" else per_class[protocol.metric],
+        "value": float(np.mean(list(per_class.values())))
+        if protocol.metric == "mean_iou"
+        else per_class[protocol.metric],
         "paper": row.paper,
         "per_class": per_class,
         "confusion": confusion.tolist(),

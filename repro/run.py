@@ -30,16 +30,48 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m repro.run", description=__doc__)
     parser.add_argument("table", metavar="TABLE", help="a protocol: table1, table3, ... or a .toml file")
     parser.add_argument("--row", action="append", metavar="ID", help="run this row only (may be repeated)")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="the real images, labels and lists; without it table1 runs its synthetic stand-in")
-    parser.add_argument("--weights", metavar="FILE", help="initial .caffemodel, or none; by default the protocol's file under the data root")
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="the real images, labels and lists; without it table1 runs its synthetic stand-in",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="initial .caffemodel, or none; by default the protocol's file under the data root",
+    )
     parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"), help="fp32 (the default) is the faithful one")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode images ahead (default: one per spare core; 0 for synthetic data)")
+    parser.add_argument(
+        "--precision", default="fp32", choices=("fp32", "tf32", "bf16"), help="fp32 (the default) is the faithful one"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images ahead (default: one per spare core; 0 for synthetic data)",
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="Caffe's random_seed (default 1)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="K", help="run every row with K seeds, from --seed on; the table gives mean and spread")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="records, snapshots and tables (default runs/)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the protocol, e.g. solver.max_iter=200")
-    parser.add_argument("--subset", action="store_true", help="declare that the lists hold a subset of the protocol's images")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="K",
+        help="run every row with K seeds, from --seed on; the table gives mean and spread",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs"), metavar="DIR", help="records, snapshots and tables (default runs/)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the protocol, e.g. solver.max_iter=200",
+    )
+    parser.add_argument(
+        "--subset", action="store_true", help="declare that the lists hold a subset of the protocol's images"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved plan and its cost, and stop")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser.parse_args(arguments)
@@ -70,7 +102,9 @@ def choose_device(name: str, precision: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = parse_device(name)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"--device: {name} must be present and torch built for it; got {torch.cuda.device_count()} CUDA devices; use --device cpu")
+        raise ValueError(
+            f"--device: {name} must be present and torch built for it; got {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
     if precision == "tf32" and device.type != "cuda":
         raise ValueError("--precision: tf32 needs a CUDA device; got cpu; use fp32")
     if device.type == "cuda":
@@ -91,8 +125,15 @@ def forward_flops(row: Row) -> float:
 
 def print_plan(protocol: Protocol, rows: list[Row], seeds: list[int], options: Options) -> None:
     """Prints the resolved settings and the cost of every row; needs neither data nor a GPU."""
-    print(f"{protocol.name}: {protocol.title}; {len(rows)} rows x {len(seeds)} seeds; records under {options.out}; device {options.device}, {options.precision}")
-    shared = [(s, k) for s, table in rows[0].settings.items() for k in table if all(r.settings[s][k] == table[k] for r in rows)]
+    print(
+        f"{protocol.name}: {protocol.title}; {len(rows)} rows x {len(seeds)} seeds; records under {options.out}; device {options.device}, {options.precision}"
+    )
+    shared = [
+        (s, k)
+        for s, table in rows[0].settings.items()
+        for k in table
+        if all(r.settings[s][k] == table[k] for r in rows)
+    ]
     for section, key in shared:
         print(f"  {section}.{key} = {json.dumps(rows[0].settings[section][key])}")
     print("rows, with training cost (3 x forward x images):")
@@ -103,7 +144,9 @@ def print_plan(protocol: Protocol, rows: list[Row], seeds: list[int], options: O
         flops = forward_flops(row)
         recorded = [record_path(options.out, protocol.name, row.id, seed).exists() for seed in seeds]
         state = f", {sum(recorded)} of {len(seeds)} recorded" if any(recorded) else ""
-        print(f"  {row.id}: {images} images, {flops / 1e9:.3g} GFLOP forward each, {3 * flops * images * len(seeds) / 1e15:.3g} PFLOP in all{state}; {json.dumps(own)}")
+        print(
+            f"  {row.id}: {images} images, {flops / 1e9:.3g} GFLOP forward each, {3 * flops * images * len(seeds) / 1e15:.3g} PFLOP in all{state}; {json.dumps(own)}"
+        )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -113,7 +156,9 @@ def run(arguments: argparse.Namespace) -> None:
     if stand_in:
         log(f"{arguments.table}: no --data-root given, so its stand-in {protocol.name} runs: {SYNTHETIC_NOTE}")
     if arguments.seeds < 1 or not 0 <= arguments.seed <= 2**32 - arguments.seeds:
-        raise ValueError(f"--seeds, --seed: must be at least 1 and 0..2^32-1; got {arguments.seeds}, {arguments.seed}; correct them")
+        raise ValueError(
+            f"--seeds, --seed: must be at least 1 and 0..2^32-1; got {arguments.seeds}, {arguments.seed}; correct them"
+        )
     seeds = list(range(arguments.seed, arguments.seed + arguments.seeds))
     rows = [protocol.row(row_id) for row_id in dict.fromkeys(arguments.row)] if arguments.row else protocol.rows
     workers = arguments.workers
@@ -130,11 +175,17 @@ def run(arguments: argparse.Namespace) -> None:
     options = Options(arguments.out, device, arguments.precision, workers, lambda: bool(_stop_asked))
     check_writable(options.out)
     inputs = prepare(protocol, rows[0], arguments.data_root, arguments.weights, arguments.subset, options.out, workers)
-    for row in rows:  # so that a wrong setting of the last row, or a foreign caffemodel, is found before the first row is trained
+    for row in (
+        rows
+    ):  # so that a wrong setting of the last row, or a foreign caffemodel, is found before the first row is trained
         load_weights(build(row.settings["model"], len(row.settings["data"]["class_names"]), seed=0), inputs.weights)
 
     plan = [(row, seed) for seed in seeds for row in rows]
-    found = {(row.id, seed): record for row, seed in plan if (record := existing_record(protocol, row, seed, inputs, options))}
+    found = {
+        (row.id, seed): record
+        for row, seed in plan
+        if (record := existing_record(protocol, row, seed, inputs, options))
+    }
     for number, (row, seed) in enumerate(plan, start=1):
         title = f"[{number}/{len(plan)}] {protocol.name} {row.id}, seed {seed}"
         if (row.id, seed) in found:
@@ -143,7 +194,9 @@ def run(arguments: argparse.Namespace) -> None:
         log(title)
         record = found[row.id, seed] = run_row(protocol, row, seed, inputs, options)
         paper = f" (paper {row.paper:.2f})" if row.paper is not None else ""
-        log(f"{title}: {metric_name(protocol)} {record['value']:.2f}{paper}, {record['run']['seconds']:.0f} s; {per_class_line(record)}")
+        log(
+            f"{title}: {metric_name(protocol)} {record['value']:.2f}{paper}, {record['run']['seconds']:.0f} s; {per_class_line(record)}"
+        )
 
     # Rows recorded earlier under the same settings stand in the table too.
     for row, seed in [(row, seed) for seed in seeds for row in protocol.rows if (row.id, seed) not in found]:
@@ -162,7 +215,9 @@ def check_writable(out: Path) -> None:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise RuntimeError(f"--out: {out} must be a folder that can be written; got {error.strerror}; choose another --out") from error
+        raise RuntimeError(
+            f"--out: {out} must be a folder that can be written; got {error.strerror}; choose another --out"
+        ) from error
 
 
 def ask_to_stop(signum: int, frame: object) -> None:

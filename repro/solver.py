@@ -35,7 +35,9 @@ def learning_rate(solver: dict, iteration: int) -> float:
         return base_lr * math.pow(float32(solver["gamma"]), iteration // solver["stepsize"])
     if policy == "poly":
         return base_lr * math.pow(1.0 - float32(iteration) / solver["max_iter"], float32(solver["power"]))
-    raise ValueError(f'learning_rate: lr_policy must be "fixed", "step" or "poly"; got {policy!r}; correct solver.lr_policy')
+    raise ValueError(
+        f'learning_rate: lr_policy must be "fixed", "step" or "poly"; got {policy!r}; correct solver.lr_policy'
+    )
 
 
 class Solver:
@@ -57,7 +59,13 @@ class Solver:
     Caffe: src/caffe/solvers/sgd_solver.cpp: ApplyUpdate, ClipGradients, Normalize, Regularize, ComputeUpdateValue.
     """
 
-    def __init__(self, layers: dict[str, nn.Conv2d], solver: dict, lr_mult: dict[str, Sequence[float]], decay_mult: Sequence[float]):
+    def __init__(
+        self,
+        layers: dict[str, nn.Conv2d],
+        solver: dict,
+        lr_mult: dict[str, Sequence[float]],
+        decay_mult: Sequence[float],
+    ):
         self.solver = solver
         self.iteration = 0
         self.parameters: list[nn.Parameter] = []
@@ -90,7 +98,9 @@ class Solver:
         rate = learning_rate(self.solver, self.iteration)
         missing = [name for name, p in zip(self.history, self.parameters, strict=True) if p.grad is None]
         if missing:
-            raise RuntimeError(f"Solver.step: every parameter must have a gradient; got none for {', '.join(missing)}; call backward first")
+            raise RuntimeError(
+                f"Solver.step: every parameter must have a gradient; got none for {', '.join(missing)}; call backward first"
+            )
         gradients = [p.grad for p in self.parameters]
         history = list(self.history.values())
         limit = float32(self.solver["clip_gradients"])

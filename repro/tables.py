@@ -31,7 +31,18 @@ def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
         scales = "{" + ", ".join(f"{s:g}" for s in model["scales"]) + "}"
         seconds = f"{statistics.fmean(r['run']['seconds'] for r in found):.0f}" if found else "-"
         paper = "-" if row.paper is None else f"{row.paper:.2f}"
-        lines.append([row.id, scales, model["merge"], "w/" if model["extra_supervision"] else "w/o", paper, spread(values), difference, seconds])
+        lines.append(
+            [
+                row.id,
+                scales,
+                model["merge"],
+                "w/" if model["extra_supervision"] else "w/o",
+                paper,
+                spread(values),
+                difference,
+                seconds,
+            ]
+        )
     return lines
 
 
@@ -49,13 +60,27 @@ def notes(protocol: Protocol, records: Records) -> list[str]:
 
 def _claims(protocol: Protocol) -> list[tuple[str, list[tuple[Row, Row]]]]:
     """Lists the paper's orderings as pairs (the row that should be higher, the row below it)."""
-    grid = {(tuple(r.settings["model"]["scales"]), r.settings["model"]["merge"], r.settings["model"]["extra_supervision"]): r for r in protocol.rows}
+    grid = {
+        (
+            tuple(r.settings["model"]["scales"]),
+            r.settings["model"]["merge"],
+            r.settings["model"]["extra_supervision"],
+        ): r
+        for r in protocol.rows
+    }
     baseline = [row for key, row in grid.items() if key[1] == "none"]
     cells = {key: row for key, row in grid.items() if key[1] != "none"}
     best = [row for (scales, merge, extra), row in cells.items() if len(scales) == 3 and merge == "attention" and extra]
     claims = [
         ("several scales are better than one", [(row, base) for row in cells.values() for base in baseline]),
-        ("extra supervision helps", [(row, cells[scales, merge, False]) for (scales, merge, extra), row in cells.items() if extra and (scales, merge, False) in cells]),
+        (
+            "extra supervision helps",
+            [
+                (row, cells[scales, merge, False])
+                for (scales, merge, extra), row in cells.items()
+                if extra and (scales, merge, False) in cells
+            ],
+        ),
         (
             "attention is at least as good as average and max",
             [
@@ -66,7 +91,10 @@ def _claims(protocol: Protocol) -> list[tuple[str, list[tuple[Row, Row]]]]:
                 if (scales, other, extra) in cells
             ],
         ),
-        ("attention over three scales with extra supervision is the best", [(row, other) for row in best for other in grid.values() if other is not row]),
+        (
+            "attention over three scales with extra supervision is the best",
+            [(row, other) for row in best for other in grid.values() if other is not row],
+        ),
     ]
     return [(claim, pairs) for claim, pairs in claims if pairs]
 
@@ -83,7 +111,9 @@ def orderings(protocol: Protocol, records: Records) -> list[str]:
     for claim, pairs in _claims(protocol):
         measured = count(pairs, lambda row: means.get(row.id))
         if not measured.endswith(" of 0"):
-            lines.append(f"{claim}: measured in {measured} pairs of cells, printed in {count(pairs, lambda row: row.paper)}")
+            lines.append(
+                f"{claim}: measured in {measured} pairs of cells, printed in {count(pairs, lambda row: row.paper)}"
+            )
     return lines
 
 
@@ -101,11 +131,23 @@ def as_text(protocol: Protocol, records: Records) -> str:
     """Renders the table for a terminal."""
     lines = table_lines(protocol, records)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    body = ["  ".join(cell.ljust(w) if i < 4 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines]
+    body = [
+        "  ".join(
+            cell.ljust(w) if i < 4 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
     body.insert(1, "-" * max(len(line) for line in body))
-    head = [f"{protocol.title} ({metric_name(protocol)}, percent; paper: {protocol.source})", *(f"NOTE: {note}" for note in notes(protocol, records)), ""]
+    head = [
+        f"{protocol.title} ({metric_name(protocol)}, percent; paper: {protocol.source})",
+        *(f"NOTE: {note}" for note in notes(protocol, records)),
+        "",
+    ]
     found = orderings(protocol, records)
-    return "\n".join(head + body + (["", "The paper's orderings:", *(f"  {line}" for line in found)] if found else [])) + "\n"
+    return (
+        "\n".join(head + body + (["", "The paper's orderings:", *(f"  {line}" for line in found)] if found else []))
+        + "\n"
+    )
 
 
 def as_markdown(protocol: Protocol, records: Records) -> str:
@@ -113,6 +155,14 @@ def as_markdown(protocol: Protocol, records: Records) -> str:
     lines = table_lines(protocol, records)
     align = [":--"] * 4 + ["--:"] * 4
     body = ["| " + " | ".join(line) + " |" for line in [lines[0], align, *lines[1:]]]
-    head = [f"**{protocol.title}** ({metric_name(protocol)}, percent; paper: {protocol.source})", "", *(f"*{note}*" for note in notes(protocol, records)), ""]
+    head = [
+        f"**{protocol.title}** ({metric_name(protocol)}, percent; paper: {protocol.source})",
+        "",
+        *(f"*{note}*" for note in notes(protocol, records)),
+        "",
+    ]
     found = orderings(protocol, records)
-    return "\n".join(head + body + (["", "The paper's orderings:", "", *(f"- {line}" for line in found)] if found else [])) + "\n"
+    return (
+        "\n".join(head + body + (["", "The paper's orderings:", "", *(f"- {line}" for line in found)] if found else []))
+        + "\n"
+    )

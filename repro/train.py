@@ -37,7 +37,9 @@ def save_snapshot(path: Path, identity: str, solver: Solver, curve: list[float],
         "format": SNAPSHOT_FORMAT,
         "identity": identity,
         "iteration": solver.iteration,
-        "parameters": {name: parameter.detach().cpu() for name, parameter in zip(solver.history, solver.parameters, strict=True)},
+        "parameters": {
+            name: parameter.detach().cpu() for name, parameter in zip(solver.history, solver.parameters, strict=True)
+        },
         "history": {name: value.cpu() for name, value in solver.history.items()},
         "curve": torch.tensor(curve, dtype=torch.float64),
         "seconds": seconds,
@@ -72,7 +74,9 @@ def load_snapshot(path: Path, identity: str, solver: Solver) -> tuple[list[float
         return state["curve"].tolist(), state["seconds"]
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: must be a snapshot of this very run; got {reason}; delete it to start the row again, or choose another --out") from error
+        raise ValueError(
+            f"{path}: must be a snapshot of this very run; got {reason}; delete it to start the row again, or choose another --out"
+        ) from error
 
 
 def iteration_seed(seed: int, iteration: int) -> int:
@@ -148,7 +152,9 @@ def train(
         for loss in torch.stack(pending).tolist() if pending else []:
             curve.append(loss)
             if not math.isfinite(loss):
-                raise RuntimeError(f"train: the loss must stay finite; got {loss} at iteration {len(curve)}; lower solver.base_lr")
+                raise RuntimeError(
+                    f"train: the loss must stay finite; got {loss} at iteration {len(curve)}; lower solver.base_lr"
+                )
         pending.clear()
         return curve[-1]
 
@@ -175,7 +181,15 @@ def train(
                 data, label = (part.to(device, non_blocking=True) for part in next(stream))
                 with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                     output = network(data)
-                loss = sum(losses(output, label, network.scales, settings["model"]["extra_supervision"], settings["data"]["ignore_label"]).values())
+                loss = sum(
+                    losses(
+                        output,
+                        label,
+                        network.scales,
+                        settings["model"]["extra_supervision"],
+                        settings["data"]["ignore_label"],
+                    ).values()
+                )
                 loss.backward()
                 total += loss.detach()
             rate = solver.step()

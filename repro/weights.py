@@ -16,6 +16,8 @@ from torch import nn
 import caffe_weights
 from caffe_weights.deeplab_spec import SHARED_COPY
 
+from .models.layers import convolutions
+
 if TYPE_CHECKING:
     from .solver import Solver
 
@@ -57,24 +59,6 @@ class LoadReport:
         }
         lines = [f"  {title}: {len(names)}{': ' + ' '.join(names) if names else ''}" for title, names in groups.items()]
         return "\n".join([f"{self.path} ({self.format})", *lines, f"  without blobs: {len(self.without_blobs)}"])
-
-
-def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
-    """Collect a network's convolutions by Caffe's layer name, the last part of the attribute path, in Caffe's order.
-
-    Raises:
-        ValueError: two convolutions have the same name.
-    """
-    found: dict[str, nn.Conv2d] = {}
-    for path, module in net.named_modules():
-        if isinstance(module, nn.Conv2d):
-            name = path.rpartition(".")[2]
-            if name in found:
-                raise ValueError(
-                    f"convolutions: every convolution must have a layer name of its own; got {name!r} twice; rename one"
-                )
-            found[name] = module
-    return found
 
 
 def load_caffemodel(

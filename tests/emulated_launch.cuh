@@ -1,4 +1,5 @@
-// Stands in for csrc/cuda/launch.cuh where no GPU is: the CUDA kernels' own element functions, run one after the other by the host's compiler.
+// Stands in for csrc/cuda/launch.cuh where no GPU is: the CUDA kernels' own element functions, run one after the other
+// by the host's compiler.
 #pragma once
 
 #include "ops.h"

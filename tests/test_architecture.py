@@ -54,7 +54,9 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for folder in ("repro", "caffe_weights") for path in sorted((ROOT / folder).rglob("*.py"))}
+MODULES = {
+    module_name(path): path for folder in ("repro", "caffe_weights") for path in sorted((ROOT / folder).rglob("*.py"))
+}
 
 
 def imports(name):
@@ -92,14 +94,18 @@ def test_every_module_has_a_rank():
 
 @pytest.mark.parametrize("name", RANK)
 def test_imports_go_downwards(name):
-    wrong = {imported for imported in imports(name) if imported.partition(".")[0] == "repro" and RANK[imported] >= RANK[name]}
+    wrong = {
+        imported for imported in imports(name) if imported.partition(".")[0] == "repro" and RANK[imported] >= RANK[name]
+    }
     assert not wrong, f"{name} (rank {RANK[name]}) imports {', '.join(f'{w} (rank {RANK[w]})' for w in sorted(wrong))}"
 
 
 def test_ops_import_nothing_else_of_repro():
     for name in RANK:
         if name.startswith("repro.ops"):
-            assert {i for i in imports(name) if i.startswith("repro") and not i.startswith("repro.ops")} <= {"repro"}, name
+            assert {i for i in imports(name) if i.startswith("repro") and not i.startswith("repro.ops")} <= {"repro"}, (
+                name
+            )
 
 
 def test_caffe_weights_imports_neither_repro_nor_torch():
@@ -115,12 +121,23 @@ def test_what_reads_protocols_and_records_needs_no_torch(name):
 
 
 def test_no_file_holds_two_ideas():
-    files = [p for folder in ("repro", "csrc", "tests", "caffe_weights") for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".cpp", ".h", ".cu", ".cuh")]
+    files = [
+        p
+        for folder in ("repro", "csrc", "tests", "caffe_weights")
+        for p in (ROOT / folder).rglob("*")
+        if p.suffix in (".py", ".cpp", ".h", ".cu", ".cuh")
+    ]
     assert len(files) > 40
-    long = {str(path.relative_to(ROOT)): lines for path in files if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400}
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in files
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
     assert not long
 
 
 def test_top_level_folders_are_the_plans():
-    folders = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".") and not p.name.endswith(".egg-info")}
+    folders = {
+        p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".") and not p.name.endswith(".egg-info")
+    }
     assert FOLDERS <= folders <= FOLDERS | MADE

@@ -39,14 +39,18 @@ def test_skip_equals_drawing(monkeypatch):
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seed_outside_32_bits(seed):
-    with pytest.raises(ValueError, match=rf"^CaffeRNG: seed must be 0 .. 4294967295; got {seed}; choose a seed of 32 bits$"):
+    with pytest.raises(
+        ValueError, match=rf"^CaffeRNG: seed must be 0 .. 4294967295; got {seed}; choose a seed of 32 bits$"
+    ):
         CaffeRNG(seed)
 
 
 @pytest.mark.parametrize("run", ["train", "train_scale"])
 def test_shuffle_gives_caffes_epoch_orders(run):
     golden = np.load(GOLDEN / "data_stream" / "batches.npz")
-    values = dict(zip(golden[f"{run}/global_draw_names"].tolist(), golden[f"{run}/global_draw_values"].tolist(), strict=True))
+    values = dict(
+        zip(golden[f"{run}/global_draw_names"].tolist(), golden[f"{run}/global_draw_values"].tolist(), strict=True)
+    )
     rng = CaffeRNG(values["shuffle_seed"])
     order = list(range(golden[f"{run}/epoch_orders"].shape[1]))
     for expected in golden[f"{run}/epoch_orders"].tolist():

@@ -23,7 +23,19 @@ def test_nvcc_compiles_without_warnings(source, tmp_path):
     if nvcc is None:
         pytest.skip("needs nvcc of the CUDA toolkit on PATH")
     architectures = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in (80, 90)]
-    command = [nvcc, "-std=c++20", "-O3", "-Werror", "all-warnings", *architectures, f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(tmp_path / "out.o")]
+    command = [
+        nvcc,
+        "-std=c++20",
+        "-O3",
+        "-Werror",
+        "all-warnings",
+        *architectures,
+        f"-I{ROOT / 'csrc'}",
+        "-c",
+        str(source),
+        "-o",
+        str(tmp_path / "out.o"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -34,7 +46,9 @@ def test_the_registration_compiles_against_torch(tmp_path):
     toolkits = [path.parent for path in Path("/usr/local").glob("cuda*/include/cuda_runtime_api.h")]
     if compiler is None or not toolkits:
         pytest.skip("needs a C++ compiler and the CUDA toolkit's headers in /usr/local/cuda*")
-    generated = tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"  # which torch's builds without CUDA leave out
+    generated = (
+        tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"
+    )  # which torch's builds without CUDA leave out
     generated.parent.mkdir(parents=True)
     generated.write_text("#pragma once\n")
     system = [f"-isystem{path}" for path in (tmp_path, *include_paths(), toolkits[0])]
@@ -55,7 +69,17 @@ def emulated(tmp_path_factory):
     shutil.copy(ROOT / "tests" / "emulated_launch.cuh", folder / "launch.cuh")
     shutil.copy(ROOT / "tests" / "emulated_kernels.cpp", folder)
     library = folder / "libemulated.so"
-    command = [compiler, "-std=c++20", "-O2", "-ffp-contract=off", "-fsanitize=undefined", "-fno-sanitize-recover", "-shared", "-fPIC", "-D__device__="]
+    command = [
+        compiler,
+        "-std=c++20",
+        "-O2",
+        "-ffp-contract=off",
+        "-fsanitize=undefined",
+        "-fno-sanitize-recover",
+        "-shared",
+        "-fPIC",
+        "-D__device__=",
+    ]
     subprocess.run([*command, f"-I{ROOT / 'csrc'}", "emulated_kernels.cpp", "-o", str(library)], cwd=folder, check=True)
     return ctypes.CDLL(str(library))
 
@@ -76,7 +100,10 @@ def pointers(arrays):
     return (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
 
 
-@pytest.mark.parametrize(("size_in", "size_out"), [((21, 21), (41, 41)), ((9, 7), (65, 49)), ((33, 20), (9, 11)), ((1, 5), (4, 1)), ((6, 6), (6, 6))])
+@pytest.mark.parametrize(
+    ("size_in", "size_out"),
+    [((21, 21), (41, 41)), ((9, 7), (65, 49)), ((33, 20), (9, 11)), ((1, 5), (4, 1)), ((6, 6), (6, 6))],
+)
 def test_interp_kernels_equal_the_cpu_kernels(emulated, size_in, size_out):
     x = torch.randn(2, 5, *size_in, requires_grad=True)
     y = interp(x, size_out)
@@ -102,7 +129,17 @@ def test_merge_kernels_equal_the_cpu_kernels(emulated, mode, logits_size):
     got, got_weights = np.full((2, *out, 7), np.nan, np.float32), np.full((2, *out, 3), np.nan, np.float32)
     logits_array = nhwc(logits)
     emulated.merge_scores(
-        MODES.index(mode), pointers(arrays), flat, s, pointer(logits_array), pair(logits_size), n, c, pair(out), pointer(got), pointer(got_weights)
+        MODES.index(mode),
+        pointers(arrays),
+        flat,
+        s,
+        pointer(logits_array),
+        pair(logits_size),
+        n,
+        c,
+        pair(out),
+        pointer(got),
+        pointer(got_weights),
     )
     assert np.array_equal(got, nhwc(merged))
     if weights is not None:
@@ -110,7 +147,9 @@ def test_merge_kernels_equal_the_cpu_kernels(emulated, mode, logits_size):
 
     dmerged, dweights = torch.randn_like(merged), torch.randn(2, 3, *out)
     given = weights if weights is not None else merged.new_zeros(2, 0, *out)
-    dscores, dlogits = torch.ops.repro.merge_scores_backward(dmerged, dweights, [score.detach() for score in scores], given.detach(), mode)
+    dscores, dlogits = torch.ops.repro.merge_scores_backward(
+        dmerged, dweights, [score.detach() for score in scores], given.detach(), mode
+    )
     back = [np.full_like(array, np.nan) for array in arrays]
     back_logits = np.full((2, *out, 3), np.nan, np.float32) if mode == "attention" else None
     winner = np.zeros((2, *out, 7), np.uint8)

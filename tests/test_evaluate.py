@@ -48,7 +48,14 @@ def items(tmp_path):
 
 
 def run(items, network=None, **changes):
-    settings = {"num_classes": 3, "ignore_label": 255, "mean_bgr": MEAN, "crop_size": 17, "batch_size": 2, "device": torch.device("cpu")} | changes
+    settings = {
+        "num_classes": 3,
+        "ignore_label": 255,
+        "mean_bgr": MEAN,
+        "crop_size": 17,
+        "batch_size": 2,
+        "device": torch.device("cpu"),
+    } | changes
     return evaluate(network or Known(), items, **settings)
 
 
@@ -63,7 +70,11 @@ def expected_counts(items, crop=17):
         blue = np.full((side, side), MEAN[0], np.float32)  # padding is the mean
         blue[:height, :width] = bgr[..., 0]
         scores = torch.tensor(np.stack([-np.abs(blue[::8, ::8] - 40 * c) for c in range(3)]))[None]
-        classes = F.interpolate(scores, size=(side, side), mode="bilinear", align_corners=True)[0].argmax(0).numpy()[:height, :width]
+        classes = (
+            F.interpolate(scores, size=(side, side), mode="bilinear", align_corners=True)[0]
+            .argmax(0)
+            .numpy()[:height, :width]
+        )
         for a, b in zip(label.ravel(), classes.ravel(), strict=True):
             if a != 255:
                 counts[a, b] += 1
@@ -91,7 +102,12 @@ def test_padding_at_the_bottom_and_right_with_the_mean(items):
 def test_neighbours_of_equal_padded_size_are_scored_together(items):
     network, progress = Known(), []
     counts = run(items, network, progress=progress.append)
-    assert [tuple(data.shape) for data in network.seen] == [(2, 3, 17, 17), (1, 3, 17, 17), (1, 3, 33, 33), (1, 3, 17, 17)]
+    assert [tuple(data.shape) for data in network.seen] == [
+        (2, 3, 17, 17),
+        (1, 3, 17, 17),
+        (1, 3, 33, 33),
+        (1, 3, 17, 17),
+    ]
     assert progress == [2, 1, 1, 1]
     for batch_size in (1, 3, 9):
         assert np.array_equal(run(items, batch_size=batch_size), counts)

@@ -17,7 +17,10 @@ from repro.models import build
 from repro.protocol import load_protocol
 from repro.weights import save_caffemodel
 
-SYNTHETIC = ("[common.test]", "[common.synthetic]\nnum_train = 4\nnum_val = 3\nsize = [33, 41]\nseed = 5\n\n[common.test]")
+SYNTHETIC = (
+    "[common.test]",
+    "[common.synthetic]\nnum_train = 4\nnum_val = 3\nsize = [33, 41]\nseed = 5\n\n[common.test]",
+)
 
 
 def fails(error, message):
@@ -73,9 +76,15 @@ def test_weights_are_looked_for_in_order(row, root, tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "BUNDLED_WEIGHTS", bundled)
     assert find_weights(row, root, "none") is None
     expected = expected_files(row, root)
-    with fails(FileNotFoundError, f"weights: {root}/tiny.caffemodel or {bundled}/tiny.caffemodel must exist; got no such file; {expected}"):
+    with fails(
+        FileNotFoundError,
+        f"weights: {root}/tiny.caffemodel or {bundled}/tiny.caffemodel must exist; got no such file; {expected}",
+    ):
         find_weights(row, root, None)
-    with fails(FileNotFoundError, f"weights: {bundled}/tiny.caffemodel must exist; got no such file; {expected_files(row, None)}"):
+    with fails(
+        FileNotFoundError,
+        f"weights: {bundled}/tiny.caffemodel must exist; got no such file; {expected_files(row, None)}",
+    ):
         find_weights(row, None, None)
     with fails(FileNotFoundError, f"weights: {tmp_path}/mine.caffemodel must exist; got no such file; {expected}"):
         find_weights(row, root, f"{tmp_path}/mine.caffemodel")
@@ -107,10 +116,14 @@ def test_a_list_without_labels(row, root):
         read_lists(row, root, subset=False)
 
 
-@pytest.mark.parametrize("missing", ["ImageSets/train.txt", "ImageSets/val.txt", "JPEGImages/train1.jpg", "Labels/val2.png"])
+@pytest.mark.parametrize(
+    "missing", ["ImageSets/train.txt", "ImageSets/val.txt", "JPEGImages/train1.jpg", "Labels/val2.png"]
+)
 def test_missing_files_come_with_what_is_expected(row, root, missing):
     (root / missing).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{re.escape(Path(missing).stem)}.*; {re.escape(expected_files(row, root))}$"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{re.escape(Path(missing).stem)}.*; {re.escape(expected_files(row, root))}$"
+    ):
         read_lists(row, root, subset=True)
 
 
@@ -135,7 +148,9 @@ def test_a_failed_check_is_not_remembered(row, root, tmp_path):
     items = items_of(root, "val")
     Image.new("L", (3, 3)).save(items[0].label)
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"data: all 3 items must be usable; got 1 that are not, the first: .*val0\.png"):
+        with pytest.raises(
+            ValueError, match=r"data: all 3 items must be usable; got 1 that are not, the first: .*val0\.png"
+        ):
             check_once(items, "a", row, tmp_path, workers=0)
     assert not (tmp_path / "data_checked.json").exists()
 
@@ -146,7 +161,11 @@ def test_prepare(protocol, row, root, tmp_path):
     assert (without.train, without.val) == (items_of(root, "train"), items_of(root, "val"))
     (root / "tiny.caffemodel").write_bytes(b"abc")
     found = prepare(protocol, row, root, None, False, tmp_path, 0)
-    assert (found.weights, found.weights_sha256, found.deviates) == (root / "tiny.caffemodel", hashlib.sha256(b"abc").hexdigest(), {})
+    assert (found.weights, found.weights_sha256, found.deviates) == (
+        root / "tiny.caffemodel",
+        hashlib.sha256(b"abc").hexdigest(),
+        {},
+    )
     assert found.data_sha256 == without.data_sha256
     assert json.loads((tmp_path / "data_checked.json").read_text())["data_sha256"] == found.data_sha256
     (tmp_path / "other.caffemodel").write_bytes(b"abc")
@@ -164,7 +183,9 @@ def test_the_data_root_must_be_given_for_real_data(protocol, row, tmp_path):
 def test_synthetic_data_are_drawn_into_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
     calls = []
-    monkeypatch.setattr(synthetic, "write_dataset", lambda root, *args, **kwargs: calls.append((root, args)) or write_data(root))
+    monkeypatch.setattr(
+        synthetic, "write_dataset", lambda root, *args, **kwargs: calls.append((root, args)) or write_data(root)
+    )
     protocol = load_protocol(write_protocol(tmp_path, SYNTHETIC))
     found = prepare(protocol, protocol.rows[0], None, "none", False, tmp_path, 0)
     assert calls == [(tmp_path / "cache" / "person-part-synthetic", (4, 3, (33, 41), 5))]
@@ -179,5 +200,18 @@ def test_weights_are_loaded_and_reported(row, tmp_path):
     assert load_weights(target, tmp_path / "tiny.caffemodel") == "tiny.caffemodel (V2): 16 layers loaded"
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
     attention = build(row.settings["model"] | {"merge": "attention", "scales": [1, 0.5]}, 3, 2)
-    assert load_weights(attention, tmp_path / "tiny.caffemodel") == "tiny.caffemodel (V2): 16 layers loaded; the filler stays in att_conv1, att_fc"
+    assert (
+        load_weights(attention, tmp_path / "tiny.caffemodel")
+        == "tiny.caffemodel (V2): 16 layers loaded; the filler stays in att_conv1, att_fc"
+    )
     assert load_weights(target, None) == "no weights loaded: the backbone starts from its filler"
+
+
+def test_another_tasks_classifier_is_left_out_and_reported(row, tmp_path):
+    source, target = (build(row.settings["model"], classes, seed=1) for classes in (1000, 3))
+    save_caffemodel(source, tmp_path / "imagenet.caffemodel")
+    fc8 = target.net.fc8.weight.clone()
+    report = load_weights(target, tmp_path / "imagenet.caffemodel")
+    assert report == "imagenet.caffemodel (V2): 15 layers loaded; the filler stays in fc8"
+    assert torch.equal(target.net.fc8.weight, fc8)
+    assert torch.equal(target.net.fc7.weight, source.net.fc7.weight)

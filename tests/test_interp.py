@@ -33,7 +33,10 @@ def test_by_hand(op, device):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("case", CASES)
 def test_equals_caffe(op, case, device):
-    for dtype, suffix, tolerances in ((torch.float32, "", (3 * 8.3e-08, 3 * 3.6e-07)), (torch.float64, "_f64", (1e-10, 1e-10))):
+    for dtype, suffix, tolerances in (
+        (torch.float32, "", (3 * 8.3e-08, 3 * 3.6e-07)),
+        (torch.float64, "_f64", (1e-10, 1e-10)),
+    ):
         if f"{case}/y{suffix}" not in CAFFE:
             continue
         leaf, x, size = caffe_case(case, dtype, device)
@@ -54,14 +57,25 @@ def test_cpu_kernel_equals_caffe_to_the_last_bit(case):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.tuples(st.integers(1, 70), st.integers(1, 90)), st.tuples(st.integers(1, 70), st.integers(1, 90)), st.integers(0, 3), st.integers(1, 9), st.integers(0, 2))
+@given(
+    st.tuples(st.integers(1, 70), st.integers(1, 90)),
+    st.tuples(st.integers(1, 70), st.integers(1, 90)),
+    st.integers(0, 3),
+    st.integers(1, 9),
+    st.integers(0, 2),
+)
 def test_any_shape_and_stride_agrees_with_the_float64_reference(size_in, size_out, n, c, layout):
     torch.manual_seed(n + 7 * c)
     x = torch.randn(n, c, *size_in)
     x = [x, x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().transpose(2, 3)][layout]
     dy = torch.randn(n, c, *size_out)
     results = []
-    for op, dtype in ((interp, torch.float32), (reference.interp, torch.float32), (reference.interp, torch.float64), (interp, torch.float64)):
+    for op, dtype in (
+        (interp, torch.float32),
+        (reference.interp, torch.float32),
+        (reference.interp, torch.float64),
+        (interp, torch.float64),
+    ):
         leaf = x.to(dtype).detach().requires_grad_()
         y = op(leaf, size_out)
         y.backward(dy.to(dtype))
@@ -72,7 +86,10 @@ def test_any_shape_and_stride_agrees_with_the_float64_reference(size_in, size_ou
 
 
 def test_adjoint_holds_exactly(device):
-    x, y = torch.randn(2, 3, 21, 33, dtype=torch.float64, device=device), torch.randn(2, 3, 41, 65, dtype=torch.float64, device=device)
+    x, y = (
+        torch.randn(2, 3, 21, 33, dtype=torch.float64, device=device),
+        torch.randn(2, 3, 41, 65, dtype=torch.float64, device=device),
+    )
     back = torch.ops.repro.interp_backward(y, (21, 33))
     assert (interp(x, (41, 65)) * y).sum().item() == pytest.approx((x * back).sum().item(), rel=1e-12)
 

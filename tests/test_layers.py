@@ -24,7 +24,12 @@ def test_convolution_equals_caffe(case, dtype, device):
     x = torch.tensor(CONV[f"{case}/x"]).to(device=device, dtype=dtype).requires_grad_()
     y = layer(x)
     y.backward(torch.tensor(CONV[f"{case}/dy"]).to(y))
-    for name, value, caffe_error in (("y", y, 1.1e-07), ("dx", x.grad, 1.1e-07), ("dw", layer.weight.grad, 3.3e-07), ("db", layer.bias.grad, 1.5e-07)):
+    for name, value, caffe_error in (
+        ("y", y, 1.1e-07),
+        ("dx", x.grad, 1.1e-07),
+        ("dw", layer.weight.grad, 3.3e-07),
+        ("db", layer.bias.grad, 1.5e-07),
+    ):
         assert_close(value, CONV[f"{case}/{name}{suffix}"], 1e-10 if suffix else 3 * caffe_error, name)
 
 
@@ -51,7 +56,11 @@ def test_dropout_scales_what_it_keeps_and_rests_at_test():
 
 def test_fillers():
     layer = convolution(64, 96, 3)
-    for filler, std, expected in (("gaussian", 0.01, 0.01), ("msra", 0.0, (2 / (64 * 9)) ** 0.5), ("constant", 0.0, 0.0)):
+    for filler, std, expected in (
+        ("gaussian", 0.01, 0.01),
+        ("msra", 0.0, (2 / (64 * 9)) ** 0.5),
+        ("constant", 0.0, 0.0),
+    ):
         fill(layer, filler, std, torch.Generator().manual_seed(1))
         assert layer.weight.std().item() == pytest.approx(expected, rel=0.02)
         assert layer.bias.abs().sum() == 0

@@ -99,7 +99,9 @@ def test_list_given_as_a_path(tmp_path, monkeypatch):
 
 def test_missing_list_names_all_places(tmp_path):
     places = ", ".join(str(tmp_path / place.format("val")) for place in LIST_PLACES)
-    message = f"list val: one of {places} must exist; got none of them; put the list there or give its path ending in .txt"
+    message = (
+        f"list val: one of {places} must exist; got none of them; put the list there or give its path ending in .txt"
+    )
     with fails(FileNotFoundError, message):
         read_items(tmp_path, "val", "images", "labels")
 
@@ -182,7 +184,9 @@ def faulty(root, kind):
         told = "label must have its image's (height, width) (8, 9); got (9, 8); pair the right files"
     elif kind == "class":
         item = write_item(root, "bad", label=np.array([[0, 7, 255]], np.uint8).repeat(8, 0).repeat(3, 1))
-        told = "class ids must be 0 .. 6 or 255 (ignored); got 7 in 24 pixels; correct the label or the number of classes"
+        told = (
+            "class ids must be 0 .. 6 or 255 (ignored); got 7 in 24 pixels; correct the label or the number of classes"
+        )
     elif kind == "rgb label":
         item = write_item(root, "bad", label=noise)
         told = "label must have one 8-bit channel (grey or palette); got mode RGB; save class ids as 8-bit PNG"
@@ -196,7 +200,9 @@ def faulty(root, kind):
     return item, re.escape(f"{item.label}: {told}")
 
 
-@pytest.mark.parametrize("kind", ["truncated image", "truncated label", "size", "class", "rgb label", "16-bit label", "gone"])
+@pytest.mark.parametrize(
+    "kind", ["truncated image", "truncated label", "size", "class", "rgb label", "16-bit label", "gone"]
+)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_faulty_items_are_told_in_one_line(tmp_path, kind, workers):
     good = [write_item(tmp_path, f"good{n}") for n in range(3)]
@@ -235,7 +241,9 @@ def test_interrupting_the_check_ends_it_at_once(tmp_path):
         "lists.check_items([item] * 10000, 7, 255, 2)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         process.stdout.readline()
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
@@ -257,7 +265,12 @@ def test_fingerprint_tells_lists_and_lengths_apart(tmp_path):
     a, b = write_item(tmp_path, "a"), write_item(tmp_path, "b", image=noise)
     first = fingerprint([a, b])
     assert re.fullmatch("[0-9a-f]{64}", first)
-    others = [fingerprint([b, a]), fingerprint([a]), fingerprint([a, b._replace(label=None)]), fingerprint([a, b._replace(name="c")])]
+    others = [
+        fingerprint([b, a]),
+        fingerprint([a]),
+        fingerprint([a, b._replace(label=None)]),
+        fingerprint([a, b._replace(name="c")]),
+    ]
     a.image.write_bytes(a.image.read_bytes() + b"\0")
     others.append(fingerprint([a, b]))
     assert len({first, *others}) == 6

@@ -27,7 +27,9 @@ def test_equals_caffe(case, dtype, device):
 
 def test_by_hand():
     scores = torch.tensor([[[[0.0, 0.0, 9.0]], [[0.0, math.log(3), 0.0]]]])
-    assert softmax_loss(scores, torch.tensor([[[0, 1, 255]]])).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2, rel=1e-6)
+    assert softmax_loss(scores, torch.tensor([[[0, 1, 255]]])).item() == pytest.approx(
+        (math.log(2) + math.log(4 / 3)) / 2, rel=1e-6
+    )
 
 
 def test_each_scale_has_caffes_labels():
@@ -46,7 +48,9 @@ def test_each_scale_has_caffes_labels():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match=r"shrink_labels: height - 1 and width - 1 must be multiples of 8; got \(98, 97\)"):
+    with pytest.raises(
+        ValueError, match=r"shrink_labels: height - 1 and width - 1 must be multiples of 8; got \(98, 97\)"
+    ):
         shrink_labels(torch.zeros(1, 98, 97), 8)
     with pytest.raises(ValueError, match=r"softmax_loss: labels must be \(N, H, W\) of the scores"):
         softmax_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 4))

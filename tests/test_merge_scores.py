@@ -18,8 +18,16 @@ MERGED, WEIGHTS, DLOGITS, DSCORE = 1.2e-07, 1.5e-07, 3.1e-07, {"attention": 1.6e
 
 def caffe_case(case, dtype, device):
     mode = case.split("_")[0]
-    scores = [torch.tensor(CAFFE[f"{case}/score{s}"]).to(device=device, dtype=dtype).requires_grad_() for s in range(8) if f"{case}/score{s}" in CAFFE]
-    logits = torch.tensor(CAFFE[f"{case}/logits"]).to(device=device, dtype=dtype).requires_grad_() if mode == "attention" else None
+    scores = [
+        torch.tensor(CAFFE[f"{case}/score{s}"]).to(device=device, dtype=dtype).requires_grad_()
+        for s in range(8)
+        if f"{case}/score{s}" in CAFFE
+    ]
+    logits = (
+        torch.tensor(CAFFE[f"{case}/logits"]).to(device=device, dtype=dtype).requires_grad_()
+        if mode == "attention"
+        else None
+    )
     return mode, scores, logits, torch.tensor(CAFFE[f"{case}/dmerged"]).to(device=device, dtype=dtype)
 
 
@@ -89,7 +97,12 @@ def test_any_shape_agrees_with_the_float64_reference(case):
     dmerged = torch.randn(n, c, *(size or sizes[0]))
     dweights = torch.randn(n, len(sizes), *(size or sizes[0]))
     results = []
-    for op, dtype in ((merge_scores, torch.float32), (reference.merge_scores, torch.float32), (reference.merge_scores, torch.float64), (merge_scores, torch.float64)):
+    for op, dtype in (
+        (merge_scores, torch.float32),
+        (reference.merge_scores, torch.float32),
+        (reference.merge_scores, torch.float64),
+        (merge_scores, torch.float64),
+    ):
         leaves = [t.detach().to(dtype, copy=True).requires_grad_() for t in (*scores, logits)]
         merged, weights = op(leaves[:-1], leaves[-1] if mode == "attention" else None, mode, size)
         objective = (merged * dmerged.to(dtype)).sum()
@@ -129,7 +142,9 @@ def test_opcheck(mode, device):
     torch.library.opcheck(torch.ops.repro.merge_scores.default, (scores, logits, mode, (9, 9)))
     merged, weights = torch.ops.repro.merge_scores(scores, logits, mode, (9, 9))
     detached = [t.detach() for t in scores]
-    torch.library.opcheck(torch.ops.repro.merge_scores_backward.default, (merged.detach(), None, detached, weights.detach(), mode))
+    torch.library.opcheck(
+        torch.ops.repro.merge_scores_backward.default, (merged.detach(), None, detached, weights.detach(), mode)
+    )
 
 
 def test_compiles_without_a_graph_break(device):
@@ -176,12 +191,48 @@ def maps(*shapes, dtype=torch.float32):
     [
         ([], None, "max", None, r"merge_scores: scores must hold 1 to 8 maps; got 0"),
         (maps(*[(1, 2, 3, 3)] * 9), None, "max", None, r"merge_scores: scores must hold 1 to 8 maps; got 9"),
-        (maps((1, 2, 3, 3), (1, 3, 3, 3)), None, "max", None, r"merge_scores: scores\[1\] must have N=1 and C=2 as scores\[0\]; got shape \[1, 3, 3, 3\]"),
-        (maps((1, 2, 3, 3)) + maps((1, 2, 3, 3), dtype=torch.float64), None, "max", None, r"merge_scores: scores\[1\] must have the dtype and device of scores\[0\]"),
-        (maps((1, 2, 3, 3)), None, "sum", None, r'merge_scores: mode must be "attention", "average" or "max"; got "sum"'),
-        (maps((1, 2, 3, 3)), None, "attention", None, r"merge_scores: logits must be given for mode \"attention\" and for no other; got none"),
-        (maps((1, 2, 3, 3)), torch.zeros(1, 1, 3, 3), "max", None, r"merge_scores: logits must be given for mode \"attention\" and for no other; got logits"),
-        (maps((1, 2, 3, 3)), torch.zeros(1, 2, 3, 3), "attention", None, r"merge_scores: logits must have shape \(N=1, S=1, H, W\); got shape \[1, 2, 3, 3\]"),
+        (
+            maps((1, 2, 3, 3), (1, 3, 3, 3)),
+            None,
+            "max",
+            None,
+            r"merge_scores: scores\[1\] must have N=1 and C=2 as scores\[0\]; got shape \[1, 3, 3, 3\]",
+        ),
+        (
+            maps((1, 2, 3, 3)) + maps((1, 2, 3, 3), dtype=torch.float64),
+            None,
+            "max",
+            None,
+            r"merge_scores: scores\[1\] must have the dtype and device of scores\[0\]",
+        ),
+        (
+            maps((1, 2, 3, 3)),
+            None,
+            "sum",
+            None,
+            r'merge_scores: mode must be "attention", "average" or "max"; got "sum"',
+        ),
+        (
+            maps((1, 2, 3, 3)),
+            None,
+            "attention",
+            None,
+            r"merge_scores: logits must be given for mode \"attention\" and for no other; got none",
+        ),
+        (
+            maps((1, 2, 3, 3)),
+            torch.zeros(1, 1, 3, 3),
+            "max",
+            None,
+            r"merge_scores: logits must be given for mode \"attention\" and for no other; got logits",
+        ),
+        (
+            maps((1, 2, 3, 3)),
+            torch.zeros(1, 2, 3, 3),
+            "attention",
+            None,
+            r"merge_scores: logits must have shape \(N=1, S=1, H, W\); got shape \[1, 2, 3, 3\]",
+        ),
         (maps((1, 2, 3, 3)), None, "average", (3,), r"merge_scores: size must be \(height, width\)"),
     ],
 )

@@ -59,7 +59,11 @@ def test_all_ignored():
 @pytest.mark.parametrize(
     ("prediction", "label", "message"),
     [
-        ([[0, 0]], [[0], [0]], "confusion_matrix: prediction must have the shape of label (2, 1); got (1, 2); cut to the image's size"),
+        (
+            [[0, 0]],
+            [[0], [0]],
+            "confusion_matrix: prediction must have the shape of label (2, 1); got (1, 2); cut to the image's size",
+        ),
         ([0, 0], [0, 3], "confusion_matrix: label must be 0..2; got 0..3; check the number of classes"),
         ([-1, 0], [0, 1], "confusion_matrix: prediction must be 0..2; got -1..0; check the number of classes"),
     ],

@@ -65,8 +65,13 @@ def convolution(request):
 
 def thin_network(variant, dtype, device="cpu", dropout_ratio=0.0):
     """The network of a variant such as att3_e, with Caffe's initial parameters; and whether it has extra supervision."""
-    kind, scales = variant[:3] if variant != "base" else "base", {"2": [1, 0.5], "3": [1, 0.75, 0.5], "e": [1]}[variant[3]]
-    network = build(MODEL | {"merge": MERGES[kind], "scales": scales, "dropout_ratio": dropout_ratio}, num_classes=7, seed=0)
+    kind, scales = (
+        variant[:3] if variant != "base" else "base",
+        {"2": [1, 0.5], "3": [1, 0.75, 0.5], "e": [1]}[variant[3]],
+    )
+    network = build(
+        MODEL | {"merge": MERGES[kind], "scales": scales, "dropout_ratio": dropout_ratio}, num_classes=7, seed=0
+    )
     common = golden("net_thin_common.npz")
     for name, layer in network.convolutions().items():
         key = f"params/{name}_s{len(scales)}" if name.startswith("att_") else f"params/{name}"
@@ -79,7 +84,9 @@ def thin_network(variant, dtype, device="cpu", dropout_ratio=0.0):
 def batch(t, dtype, device="cpu"):
     common = golden("net_thin_common.npz")
     data = common["images_u8"][t % 3].astype(np.float32) - common["mean_bgr"].astype(np.float32)[None, :, None, None]
-    return torch.tensor(data).to(device=device, dtype=dtype), torch.tensor(common["labels_u8"][t % 3][:, 0], device=device)
+    return torch.tensor(data).to(device=device, dtype=dtype), torch.tensor(
+        common["labels_u8"][t % 3][:, 0], device=device
+    )
 
 
 def solver_for(network):
@@ -106,7 +113,9 @@ def test_forward_and_gradients_equal_caffe(variant, dtype, device, convolution):
     suffix = "_f64" if dtype == torch.float64 else ""
     maps, loss, gradients, _, _ = (tolerance_of(e, dtype) for e in CAFFE_ERROR[variant])
     if convolution == "onednn":
-        gradients *= 3  # its weight gradients sum in another order: 2.4 times Caffe's tolerance was measured, on the baseline's
+        gradients *= (
+            3  # its weight gradients sum in another order: 2.4 times Caffe's tolerance was measured, on the baseline's
+        )
     network, extra = thin_network(variant, dtype, device)
     data, label = batch(0, dtype, device)
     output = network(data)
@@ -114,7 +123,10 @@ def test_forward_and_gradients_equal_caffe(variant, dtype, device, convolution):
     sum(terms.values()).backward()
 
     got = {"fc8_fusion": output.merged, "att_fc": output.logits, "attention": output.weights}
-    got |= {{1: "fc8", 0.75: "fc8_res075", 0.5: "fc8_res05"}[s]: scores for s, scores in zip(network.scales, output.scores, strict=True)}
+    got |= {
+        {1: "fc8", 0.75: "fc8_res075", 0.5: "fc8_res05"}[s]: scores
+        for s, scores in zip(network.scales, output.scores, strict=True)
+    }
     compared = 0
     for name, value in got.items():
         if value is not None and name + suffix in expected:
@@ -190,7 +202,9 @@ def test_dropout_replays_caffes_masks():
         data, label = batch(t, torch.float32)
         terms = losses(network(data), label, network.scales, extra)
         for name, mask in zip(expected["mask_order"], masks, strict=True):
-            assert np.array_equal(np.packbits(np.asarray(mask).astype(np.uint8)), expected[f"step{t}/mask_bits/{name}"]), f"step {t}, {name}"
+            assert np.array_equal(
+                np.packbits(np.asarray(mask).astype(np.uint8)), expected[f"step{t}/mask_bits/{name}"]
+            ), f"step {t}, {name}"
         for name, term in terms.items():
             assert_close(term, expected[f"solver/{name}"][t], 3 * 2.2e-07, f"step {t}, {name}")
         solver.zero_grad()
@@ -205,11 +219,15 @@ def test_dropout_replays_caffes_masks():
 @pytest.mark.slow
 def test_full_width_equals_caffe_in_float64():
     expected = golden("full_width.npz")
-    network = build(MODEL | {"width": 1.0, "merge": "attention", "scales": [1, 0.75, 0.5]}, num_classes=21, seed=0).double()
+    network = build(
+        MODEL | {"width": 1.0, "merge": "attention", "scales": [1, 0.75, 0.5]}, num_classes=21, seed=0
+    ).double()
     random = np.random.RandomState(int(expected["seed"]))
     layers = network.convolutions()
     for name, (n_out, n_in, height, width) in zip(expected["layer_order"], expected["weight_shapes"], strict=True):
-        std = np.sqrt(2 / (n_in * height * width)) * (float(expected["conv_std_factor"]) if name.startswith("conv") else 1)
+        std = np.sqrt(2 / (n_in * height * width)) * (
+            float(expected["conv_std_factor"]) if name.startswith("conv") else 1
+        )
         weight = (random.randn(n_out, n_in, height, width) * std).astype(np.float32)
         bias = (0.01 * random.randn(n_out)).astype(np.float32)
         assert np.array_equal(weight.ravel()[:16], expected[f"param_first16/{name}/w"])
@@ -245,7 +263,10 @@ def test_full_width_has_the_papers_parameters():
     assert sum(counts.values()) - counts["fc8"] == 20_483_904
 
 
-@pytest.mark.parametrize(("side", "scale", "expected"), [(321, 0.5, 161), (321, 0.75, 241), (513, 0.5, 257), (513, 0.75, 385), (97, 1, 97), (129, 0.25, 33)])
+@pytest.mark.parametrize(
+    ("side", "scale", "expected"),
+    [(321, 0.5, 161), (321, 0.75, 241), (513, 0.5, 257), (513, 0.75, 385), (97, 1, 97), (129, 0.25, 33)],
+)
 def test_scaled_size(side, scale, expected):
     assert scaled_size(side, scale) == expected
 

@@ -28,7 +28,10 @@ def fails(message):
 def test_rows_are_the_papers(name, values):
     protocol = load_protocol(name)
     assert [row.paper for row in protocol.rows] == values
-    assert {row.id: tuple(row.settings["model"][k] for k in ("scales", "merge", "extra_supervision")) for row in protocol.rows} == GRID
+    assert {
+        row.id: tuple(row.settings["model"][k] for k in ("scales", "merge", "extra_supervision"))
+        for row in protocol.rows
+    } == GRID
     assert protocol.name == name
     assert protocol.metric == "mean_iou"
     assert name[-1] in protocol.source
@@ -51,7 +54,11 @@ def test_rows_differ_only_in_what_the_grid_says():
     for row in others:
         for section, table in row.settings.items():
             for key, value in table.items():
-                assert value == first.settings[section][key] or (section, key) in {("model", "scales"), ("model", "merge"), ("model", "extra_supervision")}
+                assert value == first.settings[section][key] or (section, key) in {
+                    ("model", "scales"),
+                    ("model", "merge"),
+                    ("model", "extra_supervision"),
+                }
 
 
 def test_settings_of_the_paper():
@@ -71,12 +78,27 @@ def test_settings_of_the_paper():
         "snapshot": 500,
         "display": 20,
     }
-    assert (settings["data"]["num_train"], settings["data"]["num_val"], len(settings["data"]["class_names"])) == (10582, 1449, 21)
+    assert (settings["data"]["num_train"], settings["data"]["num_val"], len(settings["data"]["class_names"])) == (
+        10582,
+        1449,
+        21,
+    )
     assert (settings["transform"]["crop_size"], settings["test"]["crop_size"]) == (321, 513)
     assert settings["transform"]["mean_bgr"] == [104.008, 116.669, 122.675]
     model = settings["model"]
-    assert [model[k] for k in ("lr_mult", "fc8_lr_mult", "attention_lr_mult", "decay_mult")] == [[1, 2], [10, 20], [10, 20], [1, 0]]
-    assert (model["width"], model["pool5a"], model["attention_input"], model["attention_filters"], model["fc8_filler_std"]) == (1, True, "fc7", 512, 0.01)
+    assert [model[k] for k in ("lr_mult", "fc8_lr_mult", "attention_lr_mult", "decay_mult")] == [
+        [1, 2],
+        [10, 20],
+        [10, 20],
+        [1, 0],
+    ]
+    assert (
+        model["width"],
+        model["pool5a"],
+        model["attention_input"],
+        model["attention_filters"],
+        model["fc8_filler_std"],
+    ) == (1, True, "fc7", 512, 0.01)
     table1 = load_protocol("table1").rows[0].settings["data"]
     assert (table1["num_train"], table1["num_val"], len(table1["class_names"])) == (1716, 1817, 7)
 
@@ -118,10 +140,22 @@ def test_override_without_a_key_is_refused(text):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("solver.maxiter=3", "--set: a key of solver must be known; got solver.maxiter; did you mean 'solver.max_iter'?"),
-        ("model.batch_size=3", "--set: a key of model must be known; got model.batch_size; did you mean 'solver.batch_size'?"),
-        ("sovler.max_iter=3", "--set: a section must be one of data, model, weights, transform, solver, test; got 'sovler'; did you mean 'solver'?"),
-        ("qqq.max_iter=3", "--set: a section must be one of data, model, weights, transform, solver, test; got 'qqq'; correct it"),
+        (
+            "solver.maxiter=3",
+            "--set: a key of solver must be known; got solver.maxiter; did you mean 'solver.max_iter'?",
+        ),
+        (
+            "model.batch_size=3",
+            "--set: a key of model must be known; got model.batch_size; did you mean 'solver.batch_size'?",
+        ),
+        (
+            "sovler.max_iter=3",
+            "--set: a section must be one of data, model, weights, transform, solver, test; got 'sovler'; did you mean 'solver'?",
+        ),
+        (
+            "qqq.max_iter=3",
+            "--set: a section must be one of data, model, weights, transform, solver, test; got 'qqq'; correct it",
+        ),
         ("solver.max_iter=3.5", "--set: solver.max_iter must be an integer; got 3.5; correct it"),
         ("solver.max_iter=true", "--set: solver.max_iter must be an integer; got True; correct it"),
         ("model.pool5a=1", "--set: model.pool5a must be true or false; got 1; correct it"),
@@ -130,7 +164,10 @@ def test_override_without_a_key_is_refused(text):
         ("solver.clip_gradients=inf", "--set: solver.clip_gradients must be a finite number; got inf; correct it"),
         ("model.merge=3", "--set: model.merge must be a string; got 3; correct it"),
         ("model.scales=1", "--set: model.scales must be a list, each a finite number; got 1; correct it"),
-        ("model.scales=[1, true]", "--set: model.scales must be a list, each a finite number; got [1, True]; correct it"),
+        (
+            "model.scales=[1, true]",
+            "--set: model.scales must be a list, each a finite number; got [1, True]; correct it",
+        ),
     ],
 )
 def test_wrong_overrides(tmp_path, override, message):
@@ -148,9 +185,18 @@ def test_wrong_overrides(tmp_path, override, message):
         ("test.crop_size=1", "test.crop_size must be of the form 8k+1; got 1; correct it"),
         ("model.lr_mult=[1]", "model.lr_mult must have 2 values; got [1]; correct it"),
         ("transform.mean_bgr=[1, 2]", "transform.mean_bgr must have 3 values; got [1, 2]; correct it"),
-        ("test.batch_size=0", "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 0, 0.03125, 0.5; correct them"),
-        ("model.width=0", "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 2, 0, 0.5; correct them"),
-        ("model.dropout_ratio=1", "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 2, 0.03125, 1; correct them"),
+        (
+            "test.batch_size=0",
+            "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 0, 0.03125, 0.5; correct them",
+        ),
+        (
+            "model.width=0",
+            "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 2, 0, 0.5; correct them",
+        ),
+        (
+            "model.dropout_ratio=1",
+            "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 2, 0.03125, 1; correct them",
+        ),
     ],
 )
 def test_values_that_make_no_sense(tmp_path, override, message):
@@ -159,7 +205,9 @@ def test_values_that_make_no_sense(tmp_path, override, message):
 
 
 def test_crop_for_labels_at_one_sixteenth(tmp_path):
-    with fails("tiny.toml, row 'attention3-extra': transform.crop_size must be of the form 16k+1 for labels at 1/16; got 41; correct it"):
+    with fails(
+        "tiny.toml, row 'attention3-extra': transform.crop_size must be of the form 16k+1 for labels at 1/16; got 41; correct it"
+    ):
         load_protocol(write_protocol(tmp_path), ["transform.crop_size=41"])
     load_protocol(write_protocol(tmp_path), ["transform.crop_size=41", "model.extra_supervision=false"])
 
@@ -167,20 +215,47 @@ def test_crop_for_labels_at_one_sixteenth(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("gamma = 0.1\n", ""), "tiny.toml, row 'baseline': every key must be given; got none for solver.gamma; add to [common.*]"),
-        (('merge = "max"', 'merg = "max"'), "tiny.toml, row 'max2': a key of model must be known; got model.merg; did you mean 'model.merge'?"),
-        (("gamma = 0.1", "gama = 0.1"), "tiny.toml: a key of solver must be known; got solver.gama; did you mean 'solver.gamma'?"),
-        (("[common.test]", "[common.tset]"), "tiny.toml: a section must be one of data, model, weights, transform, solver, test; got 'tset'; did you mean 'test'?"),
-        (("paper = 51.91", "paper = 52"), "tiny.toml, row 'baseline': paper must be the printed number, with its decimals; got 52; correct it"),
-        (('"max2"', '"baseline"'), "tiny.toml, row 'baseline': id must be a unique name of letters, digits, - and _; got 'baseline'; correct it"),
-        (('"max2"', '"../max2"'), "tiny.toml, row '../max2': id must be a unique name of letters, digits, - and _; got '../max2'; correct it"),
-        (('id = "max2"', ""), "tiny.toml, row None: id must be a unique name of letters, digits, - and _; got None; correct it"),
+        (
+            ("gamma = 0.1\n", ""),
+            "tiny.toml, row 'baseline': every key must be given; got none for solver.gamma; add to [common.*]",
+        ),
+        (
+            ('merge = "max"', 'merg = "max"'),
+            "tiny.toml, row 'max2': a key of model must be known; got model.merg; did you mean 'model.merge'?",
+        ),
+        (
+            ("gamma = 0.1", "gama = 0.1"),
+            "tiny.toml: a key of solver must be known; got solver.gama; did you mean 'solver.gamma'?",
+        ),
+        (
+            ("[common.test]", "[common.tset]"),
+            "tiny.toml: a section must be one of data, model, weights, transform, solver, test; got 'tset'; did you mean 'test'?",
+        ),
+        (
+            ("paper = 51.91", "paper = 52"),
+            "tiny.toml, row 'baseline': paper must be the printed number, with its decimals; got 52; correct it",
+        ),
+        (
+            ('"max2"', '"baseline"'),
+            "tiny.toml, row 'baseline': id must be a unique name of letters, digits, - and _; got 'baseline'; correct it",
+        ),
+        (
+            ('"max2"', '"../max2"'),
+            "tiny.toml, row '../max2': id must be a unique name of letters, digits, - and _; got '../max2'; correct it",
+        ),
+        (
+            ('id = "max2"', ""),
+            "tiny.toml, row None: id must be a unique name of letters, digits, - and _; got None; correct it",
+        ),
         (
             ('title = "Tiny"', 'titel = "Tiny"'),
             "tiny.toml: a top-level key must be known; got 'titel'; did you mean 'title'?",
         ),
         (('title = "Tiny"', "title = 3"), "tiny.toml: title must be a string; got 3; correct it"),
-        (('"mean_iou"', '"cat"'), "tiny.toml, row 'baseline': metric must be \"mean_iou\" or a class name; got 'cat'; correct it"),
+        (
+            ('"mean_iou"', '"cat"'),
+            "tiny.toml, row 'baseline': metric must be \"mean_iou\" or a class name; got 'cat'; correct it",
+        ),
         (
             ('id = "max2"', 'id = "max2"\ndata.val_list = "other"'),
             "tiny.toml, row 'max2': all rows must share [common.data]; got another one; make a table of its own for the row",
@@ -193,7 +268,9 @@ def test_wrong_files(tmp_path, change, message):
 
 
 def test_several_missing_keys_are_all_named(tmp_path):
-    with fails("tiny.toml, row 'baseline': every key must be given; got none for solver.gamma, solver.power; add to [common.*]"):
+    with fails(
+        "tiny.toml, row 'baseline': every key must be given; got none for solver.gamma, solver.power; add to [common.*]"
+    ):
         load_protocol(write_protocol(tmp_path, ("gamma = 0.1\n", ""), ("power = 0.9\n", "")))
 
 
@@ -218,7 +295,9 @@ def test_unknown_table(tmp_path):
     names = ", ".join(sorted(path.stem for path in PROTOCOLS.glob("*.toml")))
     with fails(f"repro.protocol: a table must be one of {names} or a .toml file; got 'tabel3'; did you mean 'table3'?"):
         load_protocol("tabel3")
-    with fails(f"repro.protocol: a table must be one of {names} or a .toml file; got '{tmp_path}/none.toml'; correct it"):
+    with fails(
+        f"repro.protocol: a table must be one of {names} or a .toml file; got '{tmp_path}/none.toml'; correct it"
+    ):
         load_protocol(f"{tmp_path}/none.toml")
 
 
@@ -232,7 +311,9 @@ def test_unknown_row(tmp_path):
 def test_extends_takes_over_what_the_file_does_not_state(tmp_path, monkeypatch):
     monkeypatch.setattr(protocol_module, "PROTOCOLS", tmp_path)
     write_protocol(tmp_path)
-    (tmp_path / "small.toml").write_text('extends = "tiny"\ntitle = "Small"\n[common.solver]\nmax_iter = 2\n[common.synthetic]\nnum_train = 1\nnum_val = 1\nsize = [9, 9]\nseed = 1\n')
+    (tmp_path / "small.toml").write_text(
+        'extends = "tiny"\ntitle = "Small"\n[common.solver]\nmax_iter = 2\n[common.synthetic]\nnum_train = 1\nnum_val = 1\nsize = [9, 9]\nseed = 1\n'
+    )
     base, small = load_protocol("tiny"), load_protocol("small")
     assert (small.name, small.title, small.source) == ("small", "Small", base.source)
     assert small.synthetic
@@ -248,7 +329,9 @@ def test_extends_takes_over_what_the_file_does_not_state(tmp_path, monkeypatch):
         file.write('[[row]]\nid = "own"\nmodel.scales = [1]\nmodel.merge = "none"\nmodel.extra_supervision = false\n')
     assert [(row.id, row.paper) for row in load_protocol("small").rows] == [("own", None)]
     (tmp_path / "lost.toml").write_text('extends = "tinny"\n')
-    with fails("repro.protocol: a table must be one of lost, small, tiny or a .toml file; got 'tinny'; did you mean 'tiny'?"):
+    with fails(
+        "repro.protocol: a table must be one of lost, small, tiny or a .toml file; got 'tinny'; did you mean 'tiny'?"
+    ):
         load_protocol("lost")
 
 
@@ -268,7 +351,10 @@ def test_fingerprint_changes_with_every_key_that_is_felt(tmp_path):
             other = settings | {section: settings[section] | {key: changed(settings[section][key])}}
             assert (settings_sha256(other) == base) == (f"{section}.{key}" in UNFELT), f"{section}.{key}"
     assert UNFELT == ("solver.snapshot", "solver.display")
-    assert settings_sha256({section: dict(reversed(table.items())) for section, table in reversed(settings.items())}) == base
+    assert (
+        settings_sha256({section: dict(reversed(table.items())) for section, table in reversed(settings.items())})
+        == base
+    )
 
 
 def test_protocols_lie_beside_the_package():

@@ -16,7 +16,10 @@ def record(**changes):
 
 
 def fails(path, reason):
-    return pytest.raises(ValueError, match=f"^{re.escape(f'{path}: must be a record of a run; got {reason}')}.*; delete it to measure the row again$")
+    return pytest.raises(
+        ValueError,
+        match=f"^{re.escape(f'{path}: must be a record of a run; got {reason}')}.*; delete it to measure the row again$",
+    )
 
 
 def test_round_trip(tmp_path):
@@ -32,7 +35,9 @@ def test_round_trip(tmp_path):
 def test_a_writer_that_forgets_or_invents_a_key(tmp_path, wrong):
     document = {key: value for key, value in (record() | wrong).items() if value is not ...}
     path = tmp_path / "record.json"
-    message = f"{path}: a record must have exactly the known keys; got a difference in {list(wrong)}; correct the writer"
+    message = (
+        f"{path}: a record must have exactly the known keys; got a difference in {list(wrong)}; correct the writer"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         write_record(path, document)
     assert not path.exists()

@@ -63,8 +63,14 @@ def test_an_empty_folder_says_so(tmp_path, readme):
     ("spoil", "message"),
     [
         (lambda path: path.write_text("{"), "record.json: must be a record of a run"),
-        (lambda path: write_record(path, record("baseline", 51.0, sha256="0")), "record.json: must have been made with table1.toml as it is"),
-        (lambda path: path.write_text(json.dumps(record("baseline", 51.0) | {"row": "base"})), "table1: a row must be one of"),
+        (
+            lambda path: write_record(path, record("baseline", 51.0, sha256="0")),
+            "record.json: must have been made with table1.toml as it is",
+        ),
+        (
+            lambda path: path.write_text(json.dumps(record("baseline", 51.0) | {"row": "base"})),
+            "table1: a row must be one of",
+        ),
     ],
 )
 def test_a_bad_record_is_one_line(spoil, message, tmp_path, readme, capsys):

@@ -23,7 +23,10 @@ from repro.records import KEYS, SYNTHETIC_NOTE, read_record
 from repro.weights import save_caffemodel
 
 ROWS = ("baseline", "max2", "attention3-extra")
-SYNTHETIC = ("[common.test]", "[common.synthetic]\nnum_train = 4\nnum_val = 3\nsize = [33, 41]\nseed = 5\n\n[common.test]")
+SYNTHETIC = (
+    "[common.test]",
+    "[common.synthetic]\nnum_train = 4\nnum_val = 3\nsize = [33, 41]\nseed = 5\n\n[common.test]",
+)
 
 
 @pytest.fixture
@@ -49,31 +52,67 @@ def test_a_table_from_nothing(tiny, tmp_path, capsys):
     for row in ROWS:
         record = read_record(tmp_path / "out" / "tiny" / f"{row}-seed1" / "record.json")
         assert set(record) == set(KEYS)
-        assert (record["table"], record["row"], record["seed"], record["n_images"], record["synthetic"], record["note"]) == ("tiny", row, 1, 3, False, "")
+        assert (
+            record["table"],
+            record["row"],
+            record["seed"],
+            record["n_images"],
+            record["synthetic"],
+            record["note"],
+        ) == ("tiny", row, 1, 3, False, "")
         assert record["deviates"] == {"weights": "none"}
         confusion = np.array(record["confusion"])
-        assert confusion.sum() == sum((np.asarray(Image.open(p)) != 255).sum() for p in (tmp_path / "data" / "Labels").glob("val*"))
+        assert confusion.sum() == sum(
+            (np.asarray(Image.open(p)) != 255).sum() for p in (tmp_path / "data" / "Labels").glob("val*")
+        )
         union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
         per_class = 100 * np.diag(confusion) / np.maximum(union, 1)
-        assert list(record["per_class"].values()) == pytest.approx(list(per_class[[0, 2, 1]]))  # keys are sorted: background, ball, box
+        assert list(record["per_class"].values()) == pytest.approx(
+            list(per_class[[0, 2, 1]])
+        )  # keys are sorted: background, ball, box
         assert record["value"] == pytest.approx(per_class.mean())
         assert len(record["loss_curve"]) == 6
         assert np.isfinite(record["loss_curve"]).all()
         assert record["settings"]["solver"]["max_iter"] == 6
-        assert set(record["provenance"]) == {"protocol_sha256", "settings_sha256", "data_sha256", "weights", "weights_sha256", "seed", "precision", "backend"}
+        assert set(record["provenance"]) == {
+            "protocol_sha256",
+            "settings_sha256",
+            "data_sha256",
+            "weights",
+            "weights_sha256",
+            "seed",
+            "precision",
+            "backend",
+        }
         assert (record["provenance"]["backend"], record["provenance"]["precision"]) == (backend(), "fp32")
-        assert set(record["run"]) == {"device", "device_name", "threads", "versions", "git", "finished", "seconds", "train_seconds"}
+        assert set(record["run"]) == {
+            "device",
+            "device_name",
+            "threads",
+            "versions",
+            "git",
+            "finished",
+            "seconds",
+            "train_seconds",
+        }
         assert 0 < record["run"]["train_seconds"] < record["run"]["seconds"]
     assert found["baseline-seed1"]["paper"] == 51.91
     assert found["attention3-extra-seed1"]["paper"] is None
 
-    assert out.startswith("Tiny (mean IoU, percent; paper: nowhere)\nNOTE: deviates from the protocol: weights = none\n\nrow ")
+    assert out.startswith(
+        "Tiny (mean IoU, percent; paper: nowhere)\nNOTE: deviates from the protocol: weights = none\n\nrow "
+    )
     cells = table_of(out)
     for row in ROWS:
         record = found[f"{row}-seed1"]
         paper = record["paper"]
         difference = "-" if paper is None else f"{record['value'] - paper:+.2f}"
-        assert cells[row] == ["-" if paper is None else f"{paper:.2f}", f"{record['value']:.2f}", difference, f"{record['run']['seconds']:.0f}"]
+        assert cells[row] == [
+            "-" if paper is None else f"{paper:.2f}",
+            f"{record['value']:.2f}",
+            difference,
+            f"{record['run']['seconds']:.0f}",
+        ]
     assert "The paper's orderings:" in out
     assert "Iteration 2, loss = " in err
     assert "[2/3] tiny max2, seed 1" in err
@@ -118,7 +157,22 @@ def test_several_seeds(tiny, tmp_path, capsys):
 
 
 def test_overrides_are_declared(tiny, tmp_path, capsys):
-    assert main([*tiny, "--row", "baseline", "--set", "solver.max_iter=2", "--set", "model.scales=[1]", "--precision", "bf16"]) == 0
+    assert (
+        main(
+            [
+                *tiny,
+                "--row",
+                "baseline",
+                "--set",
+                "solver.max_iter=2",
+                "--set",
+                "model.scales=[1]",
+                "--precision",
+                "bf16",
+            ]
+        )
+        == 0
+    )
     record = records(tmp_path)["baseline-seed1"]
     assert record["deviates"] == {"weights": "none", "solver.max_iter": 2, "model.scales": [1], "precision": "bf16"}
     assert len(record["loss_curve"]) == 2
@@ -145,7 +199,11 @@ def test_dry_run_writes_nothing(tiny, tmp_path, capsys):
     assert sorted(tmp_path.glob("**/*")) == before
     assert out.startswith("tiny: Tiny; 3 rows x 2 seeds;")
     assert "  solver.max_iter = 30\n" in out
-    assert re.search(r"^  max2: 60 images, [\d.e-]+ GFLOP forward each, [\d.e-]+ PFLOP in all; .*\"model.merge\": \"max\"", out, re.MULTILINE)
+    assert re.search(
+        r"^  max2: 60 images, [\d.e-]+ GFLOP forward each, [\d.e-]+ PFLOP in all; .*\"model.merge\": \"max\"",
+        out,
+        re.MULTILINE,
+    )
     assert main([*tiny, "--row", "max2"]) == 0
     capsys.readouterr()
     assert main([*tiny, "--dry-run"]) == 0
@@ -179,7 +237,12 @@ def test_the_stand_in_runs_where_no_data_are_given(tiny, tmp_path, capsys, monke
     monkeypatch.setattr(synthetic, "write_dataset", lambda root, *args, **kwargs: write_data(root))
     write_protocol(tmp_path, ('source = "nowhere"', 'source = "nowhere"\nstand_in = "drawn"'), name="real")
     write_protocol(tmp_path, SYNTHETIC, name="drawn")
-    arguments = ["real", *(argument for argument in tiny[1:] if argument not in ("--data-root", str(tmp_path / "data"))), "--row", "baseline"]
+    arguments = [
+        "real",
+        *(argument for argument in tiny[1:] if argument not in ("--data-root", str(tmp_path / "data"))),
+        "--row",
+        "baseline",
+    ]
     assert main([*arguments, "--set", "synthetic.seed=6"]) == 0
     out, err = capsys.readouterr()
     record = records(tmp_path, name="drawn")["baseline-seed1"]
@@ -224,7 +287,16 @@ def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
     overrides = ("solver.max_iter=40", "solver.stepsize=20", "solver.display=1", "solver.snapshot=7")
     row = ["--row", "attention3-extra", *(part for text in overrides for part in ("--set", text))]
-    command = [write_protocol(folder), "--data-root", str(write_data(folder / "data")), "--weights", "none", "--device", "cpu", *row]
+    command = [
+        write_protocol(folder),
+        "--data-root",
+        str(write_data(folder / "data")),
+        "--weights",
+        "none",
+        "--device",
+        "cpu",
+        *row,
+    ]
     assert main([*command, "--workers", "0", "--out", str(folder / "out")]) == 0
     return command, records(folder)["attention3-extra-seed1"]
 
@@ -243,7 +315,9 @@ def test_a_signal_in_training(uninterrupted, tmp_path, number, workers, send):
     command = [*command, "--out", str(tmp_path / "out")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(run_module.__file__).parents[1])}
     program = [sys.executable, "-m", "repro.run", *command, "--workers", workers]
-    with subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True) as process:
+    with subprocess.Popen(
+        program, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
         lines = []
         for line in process.stderr:
             lines.append(line)
@@ -306,7 +380,9 @@ def test_an_unfinished_run_of_other_settings_is_not_continued(tiny, tmp_path, ca
     capsys.readouterr()
     assert main([*tiny, "--row", "baseline", "--set", "solver.max_iter=9"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"error: {tmp_path}/out/tiny/baseline-seed1/snapshot.pt: must be a snapshot of this very run; got another run's snapshot")
+    assert last.startswith(
+        f"error: {tmp_path}/out/tiny/baseline-seed1/snapshot.pt: must be a snapshot of this very run; got another run's snapshot"
+    )
     assert records(tmp_path) == {}
 
 

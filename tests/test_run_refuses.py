@@ -73,7 +73,10 @@ def list_without_labels(data):
     return "val: every image must have a label; got 3 without, the first val0; use a list with labels"
 
 
-@pytest.mark.parametrize("harm", [break_jpeg, resize_label, wrong_class, empty_list, missing_image, missing_list, longer_list, list_without_labels])
+@pytest.mark.parametrize(
+    "harm",
+    [break_jpeg, resize_label, wrong_class, empty_list, missing_image, missing_list, longer_list, list_without_labels],
+)
 def test_broken_data(refused, tmp_path, harm):
     assert harm(tmp_path / "data") in refused()
     assert not list(tmp_path.glob("**/snapshot.pt"))
@@ -82,20 +85,38 @@ def test_broken_data(refused, tmp_path, harm):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--set", "solver.maxiter=3"], "--set: a key of solver must be known; got solver.maxiter; did you mean 'solver.max_iter'?"),
-        (["--set", "max_iter=3"], "--set: must be section.key=value; got 'max_iter=3'; for example --set solver.max_iter=200"),
-        (["--row", "max3"], "tiny: a row must be one of baseline, max2, attention3-extra; got 'max3'; did you mean 'max2'?"),
+        (
+            ["--set", "solver.maxiter=3"],
+            "--set: a key of solver must be known; got solver.maxiter; did you mean 'solver.max_iter'?",
+        ),
+        (
+            ["--set", "max_iter=3"],
+            "--set: must be section.key=value; got 'max_iter=3'; for example --set solver.max_iter=200",
+        ),
+        (
+            ["--row", "max3"],
+            "tiny: a row must be one of baseline, max2, attention3-extra; got 'max3'; did you mean 'max2'?",
+        ),
         (["--device", "tpu9"], "--device: must be auto, cpu, cuda or cuda:N; got 'tpu9'; choose one of these"),
         (["--device", "meta"], "--device: must be auto, cpu, cuda or cuda:N; got 'meta'; choose one of these"),
-        (["--device", "tpu9", "--dry-run"], "--device: must be auto, cpu, cuda or cuda:N; got 'tpu9'; choose one of these"),
+        (
+            ["--device", "tpu9", "--dry-run"],
+            "--device: must be auto, cpu, cuda or cuda:N; got 'tpu9'; choose one of these",
+        ),
         (["--device", "cuda:99"], "--device: cuda:99 must be present and torch built for it; got "),
         (["--precision", "tf32"], "--precision: tf32 needs a CUDA device; got cpu; use fp32"),
         (["--workers", "-1"], "--workers: must be at least 0; got -1; use 0 to decode in the training process"),
         (["--seeds", "0"], "--seeds, --seed: must be at least 1 and 0..2^32-1; got 0, 1; correct them"),
         (["--seed", "-1"], "--seeds, --seed: must be at least 1 and 0..2^32-1; got 1, -1; correct them"),
-        (["--seed", "4294967295", "--seeds", "2"], "--seeds, --seed: must be at least 1 and 0..2^32-1; got 2, 4294967295; correct them"),
+        (
+            ["--seed", "4294967295", "--seeds", "2"],
+            "--seeds, --seed: must be at least 1 and 0..2^32-1; got 2, 4294967295; correct them",
+        ),
         (["--weights", "lost.caffemodel"], "weights: lost.caffemodel must exist; got no such file; expected under "),
-        (["--set", "model.attention_layers=3"], "Attention: layers must be 1 or 2; got 3; correct model.attention_layers"),
+        (
+            ["--set", "model.attention_layers=3"],
+            "Attention: layers must be 1 or 2; got 3; correct model.attention_layers",
+        ),
         (["--set", "solver.base_lr=1e30"], "train: the loss must stay finite; got "),
     ],
 )
@@ -105,7 +126,9 @@ def test_wrong_arguments(refused, more, message):
 
 def test_a_wrong_setting_of_the_last_row_is_found_before_the_first_is_trained(refused, tmp_path):
     write_protocol(tmp_path, ('merge = "attention"', 'merge = "attention"\nmodel.filler = "xavier"'))
-    assert refused() == "error: fill: filler must be one of gaussian, msra, constant; got 'xavier'; correct the protocol"
+    assert (
+        refused() == "error: fill: filler must be one of gaussian, msra, constant; got 'xavier'; correct the protocol"
+    )
     assert not (tmp_path / "out" / "tiny").exists()
 
 
@@ -121,9 +144,15 @@ def test_unknown_key_in_the_protocol(refused, tmp_path):
 def test_output_folder_that_cannot_be_written(refused, tmp_path):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "out"
-    assert refused("--out", str(out)) == f"error: --out: {out} must be a folder that can be written; got Not a directory; choose another --out"
+    assert (
+        refused("--out", str(out))
+        == f"error: --out: {out} must be a folder that can be written; got Not a directory; choose another --out"
+    )
     out = tmp_path / "file"
-    assert refused("--out", str(out)) == f"error: --out: {out} must be a folder that can be written; got File exists; choose another --out"
+    assert (
+        refused("--out", str(out))
+        == f"error: --out: {out} must be a folder that can be written; got File exists; choose another --out"
+    )
 
 
 def test_missing_weights(refused, tiny, tmp_path):
@@ -143,7 +172,9 @@ def test_damaged_weights(refused, tmp_path):
 def test_missing_data_root(refused, tiny, tmp_path):
     line = refused(arguments=[argument for argument in tiny if argument not in ("--data-root", str(tmp_path / "data"))])
     assert line.startswith("error: tiny: --data-root must be given; got none; expected under DIR: JPEGImages/, Labels/")
-    assert refused("--data-root", str(tmp_path / "nowhere")).startswith(f"error: list train: one of {tmp_path}/nowhere/ImageSets/train.txt")
+    assert refused("--data-root", str(tmp_path / "nowhere")).startswith(
+        f"error: list train: one of {tmp_path}/nowhere/ImageSets/train.txt"
+    )
 
 
 def test_traceback_is_shown_where_asked(tiny, capsys):

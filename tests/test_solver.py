@@ -12,7 +12,16 @@ from repro.models.layers import convolution
 from repro.solver import Solver, learning_rate
 
 CAFFE = golden("solver.npz")
-TABLE = {"base_lr": 0.02, "gamma": 0.1, "stepsize": 8, "power": 0.9, "max_iter": 20, "momentum": 0.9, "weight_decay": 0.0005, "clip_gradients": 0.0}
+TABLE = {
+    "base_lr": 0.02,
+    "gamma": 0.1,
+    "stepsize": 8,
+    "power": 0.9,
+    "max_iter": 20,
+    "momentum": 0.9,
+    "weight_decay": 0.0005,
+    "clip_gradients": 0.0,
+}
 RUNS = {"step_iter1": ("step", 1), "step_iter3": ("step", 3), "poly_iter1": ("poly", 1)}
 # Between Caffe's float32 and float64 runs, as tests/golden/README.md states.
 ERRORS = {
@@ -46,7 +55,12 @@ def test_twenty_steps_equal_caffe(run, dtype, device):
         for name, layer in layers.items():
             layer.weight.copy_(torch.tensor(CAFFE[f"init/{name}/w"]))
             layer.bias.copy_(torch.tensor(CAFFE[f"init/{name}/b"]))
-    solver = Solver(layers, TABLE | {"lr_policy": policy, "iter_size": iter_size}, {"conv1": (1, 2), "conv2": (1, 2), "fc8": (10, 20)}, (1, 0))
+    solver = Solver(
+        layers,
+        TABLE | {"lr_policy": policy, "iter_size": iter_size},
+        {"conv1": (1, 2), "conv2": (1, 2), "fc8": (10, 20)},
+        (1, 0),
+    )
 
     got: dict[str, list] = {}
 
@@ -73,7 +87,12 @@ def test_twenty_steps_equal_caffe(run, dtype, device):
     compared = [name for name in got if f"{run}/{name}{suffix}" in CAFFE]
     assert len(compared) == (6 if suffix else len(got))  # float64 twins are kept of the parameters
     for name in compared:
-        assert_close(np.stack(got[name]), CAFFE[f"{run}/{name}{suffix}"], 1e-10 if suffix else 3 * ERRORS[run][name.split("/")[0]], name)
+        assert_close(
+            np.stack(got[name]),
+            CAFFE[f"{run}/{name}{suffix}"],
+            1e-10 if suffix else 3 * ERRORS[run][name.split("/")[0]],
+            name,
+        )
 
 
 def test_rates_by_hand():
@@ -104,7 +123,14 @@ def test_history_keeps_the_old_rate_when_the_rate_drops():
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.zero_()
-    table = TABLE | {"lr_policy": "step", "stepsize": 1, "iter_size": 1, "weight_decay": 0.0, "base_lr": 1.0, "momentum": 0.5}
+    table = TABLE | {
+        "lr_policy": "step",
+        "stepsize": 1,
+        "iter_size": 1,
+        "weight_decay": 0.0,
+        "base_lr": 1.0,
+        "momentum": 0.5,
+    }
     solver = Solver({"fc8": layer}, table, {"fc8": (1, 1)}, (0, 0))
     for gradient in (1.0, 0.0):
         layer.weight.grad, layer.bias.grad = torch.full_like(layer.weight, gradient), torch.zeros_like(layer.bias)
@@ -114,6 +140,10 @@ def test_history_keeps_the_old_rate_when_the_rate_drops():
 
 
 def test_a_missing_gradient_is_named():
-    solver = Solver({"fc8": convolution(1, 1, 1)}, TABLE | {"lr_policy": "fixed", "iter_size": 1}, {"fc8": (1, 1)}, (1, 0))
-    with pytest.raises(RuntimeError, match=r"Solver\.step: every parameter must have a gradient; got none for fc8\.weight, fc8\.bias"):
+    solver = Solver(
+        {"fc8": convolution(1, 1, 1)}, TABLE | {"lr_policy": "fixed", "iter_size": 1}, {"fc8": (1, 1)}, (1, 0)
+    )
+    with pytest.raises(
+        RuntimeError, match=r"Solver\.step: every parameter must have a gradient; got none for fc8\.weight, fc8\.bias"
+    ):
         solver.step()

@@ -64,12 +64,18 @@ def test_batches_equal_caffe(run):
 def test_resuming_at_every_batch_equals_caffe(run):
     data, label = BATCHES[f"{run}/data"], BATCHES[f"{run}/label"]
     for start in range(len(data)):
-        assert_same(take(stream(run, start_batch=start), min(2, len(data) - start)), data[start : start + 2], label[start : start + 2])
+        assert_same(
+            take(stream(run, start_batch=start), min(2, len(data) - start)),
+            data[start : start + 2],
+            label[start : start + 2],
+        )
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_plan_equals_caffe(run):
-    values = dict(zip(BATCHES[f"{run}/global_draw_names"].tolist(), BATCHES[f"{run}/global_draw_values"].tolist(), strict=True))
+    values = dict(
+        zip(BATCHES[f"{run}/global_draw_names"].tolist(), BATCHES[f"{run}/global_draw_values"].tolist(), strict=True)
+    )
     scale_factors = tuple(BATCHES[f"{run}/scale_factors"].tolist())
     params = TransformationParameter(65, MEAN_BGR, run != "train_noshuffle_nomirror", scale_factors)
     shuffle_rng = CaffeRNG(values["shuffle_seed"]) if "shuffle_seed" in values else None
@@ -124,7 +130,9 @@ def test_cache_keeps_what_fits(monkeypatch):
     fresh = take(stream(run, cache=False), 9)
     assert reads == in_order * 3
     reads.clear()
-    monkeypatch.setattr("repro.data.stream.CACHE_BYTES", BATCHES["decoded/img0"].nbytes + BATCHES["decoded/lab0"].nbytes)
+    monkeypatch.setattr(
+        "repro.data.stream.CACHE_BYTES", BATCHES["decoded/img0"].nbytes + BATCHES["decoded/lab0"].nbytes
+    )
     take(stream(run), 9)
     assert reads == [*in_order, *in_order[1:], *in_order[1:]]
     for pair in zip(cached, fresh, strict=True):
@@ -183,7 +191,9 @@ def truncated(folder):
 def test_a_broken_file_is_named_in_one_line(tmp_path, workers):
     item = truncated(tmp_path)
     batches = iter(stream(items=[*items(), item], workers=workers))
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(item.image))}: image must decode; got OSError [^\n]*; replace the file$"):
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(str(item.image))}: image must decode; got OSError [^\n]*; replace the file$"
+    ):
         take(batches, 4)
     del batches
     assert multiprocessing.active_children() == []
@@ -192,7 +202,9 @@ def test_a_broken_file_is_named_in_one_line(tmp_path, workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_vanished_is_named_in_one_line(tmp_path, workers):
     gone = Item("gone", tmp_path / "gone.jpg", GOLDEN / "lab0.png")
-    with pytest.raises(FileNotFoundError, match=r"gone.jpg: image must exist; got no such file; complete the data folder$"):
+    with pytest.raises(
+        FileNotFoundError, match=r"gone.jpg: image must exist; got no such file; complete the data folder$"
+    ):
         next(iter(stream(items=[gone], workers=workers)))
 
 
@@ -217,9 +229,18 @@ def test_a_worker_that_dies_is_one_line_and_ends_the_others(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, start_batch and workers at least 0; got 0, 0, 0; correct them"),
-        ({"start_batch": -1}, "batch_size must be at least 1, start_batch and workers at least 0; got 2, -1, 0; correct them"),
-        ({"workers": -2}, "batch_size must be at least 1, start_batch and workers at least 0; got 2, 0, -2; correct them"),
+        (
+            {"batch_size": 0},
+            "batch_size must be at least 1, start_batch and workers at least 0; got 0, 0, 0; correct them",
+        ),
+        (
+            {"start_batch": -1},
+            "batch_size must be at least 1, start_batch and workers at least 0; got 2, -1, 0; correct them",
+        ),
+        (
+            {"workers": -2},
+            "batch_size must be at least 1, start_batch and workers at least 0; got 2, 0, -2; correct them",
+        ),
         (
             {"world_size": 3},
             "world_size must divide batch_size 2 and be above rank; got world_size 3, rank 0; change batch_size or the number of processes",
@@ -228,7 +249,10 @@ def test_a_worker_that_dies_is_one_line_and_ends_the_others(tmp_path, monkeypatc
             {"world_size": 2, "rank": 2},
             "world_size must divide batch_size 2 and be above rank; got world_size 2, rank 2; change batch_size or the number of processes",
         ),
-        ({"items": [Item("a", Path("a.jpg"), None)]}, "training items must have labels; got 1 without, the first a; train on a list with labels"),
+        (
+            {"items": [Item("a", Path("a.jpg"), None)]},
+            "training items must have labels; got 1 without, the first a; train on a list with labels",
+        ),
     ],
 )
 def test_arguments_outside_their_range(changes, message):
@@ -237,8 +261,20 @@ def test_arguments_outside_their_range(changes, message):
 
 
 def test_no_items():
-    with pytest.raises(ValueError, match=r"^ImageSegData: items must not be empty; got none; give a list that names images$"):
-        ImageSegData([], batch_size=1, crop_size=9, mean_bgr=MEAN_BGR, mirror=False, scale_factors=(), shuffle=False, ignore_label=255, seed=0)
+    with pytest.raises(
+        ValueError, match=r"^ImageSegData: items must not be empty; got none; give a list that names images$"
+    ):
+        ImageSegData(
+            [],
+            batch_size=1,
+            crop_size=9,
+            mean_bgr=MEAN_BGR,
+            mirror=False,
+            scale_factors=(),
+            shuffle=False,
+            ignore_label=255,
+            seed=0,
+        )
 
 
 @pytest.mark.parametrize(("crop", "side"), [(65, 97), (97, 97), (129, 129)])
@@ -249,7 +285,9 @@ def test_test_items_are_padded_to_a_square(crop, side):
     assert data.shape == (1, 3, side, side)
     assert (data.dtype, label.dtype) == (torch.float32, torch.uint8)
     mean = BATCHES["mean_bgr"]
-    np.testing.assert_array_equal(data[0, :, :71, :97].permute(1, 2, 0), BATCHES["decoded/img5"].astype(np.float32) - mean)
+    np.testing.assert_array_equal(
+        data[0, :, :71, :97].permute(1, 2, 0), BATCHES["decoded/img5"].astype(np.float32) - mean
+    )
     assert not data[..., 71:, :].any()
     assert not data[..., 97:].any()
     np.testing.assert_array_equal(label, BATCHES["decoded/lab5"])

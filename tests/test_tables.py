@@ -27,7 +27,11 @@ def test_spread():
 
 
 def test_lines(tiny):
-    records = {"baseline": [record(50.0, seconds=3.2)], "max2": [record(53.0, 1, 10), record(54.0, 2, 20)], "attention3-extra": [record(7.126)]}
+    records = {
+        "baseline": [record(50.0, seconds=3.2)],
+        "max2": [record(53.0, 1, 10), record(54.0, 2, 20)],
+        "attention3-extra": [record(7.126)],
+    }
     assert table_lines(tiny, records) == [
         ["row", "scales", "merge", "extra", "paper", "measured", "difference", "seconds"],
         ["baseline", "{1}", "none", "w/o", "51.91", "50.00", "-1.91", "3"],
@@ -40,7 +44,10 @@ def test_lines(tiny):
 
 def test_notes(tiny, tmp_path):
     assert notes(tiny, {"baseline": [record(1.0)]}) == []
-    several = {"baseline": [record(1.0, 3), record(2.0, 1)], "max2": [record(1.0, 3, deviates={"solver.max_iter": 9}), record(1.0, 1, deviates={"weights": "none"})]}
+    several = {
+        "baseline": [record(1.0, 3), record(2.0, 1)],
+        "max2": [record(1.0, 3, deviates={"solver.max_iter": 9}), record(1.0, 1, deviates={"weights": "none"})],
+    }
     assert notes(tiny, several) == [
         "mean ± standard deviation over seeds 1, 3",
         "deviates from the protocol: solver.max_iter = 9",
@@ -60,12 +67,25 @@ def test_orderings_of_the_full_grid():
         "attention over three scales with extra supervision is the best: measured in 12 of 12 pairs of cells, printed in 12 of 12",
     ]
     reversed_ = {row.id: [record(-row.paper)] for row in protocol.rows}
-    assert [line.partition("measured in ")[2].split(" pairs")[0] for line in orderings(protocol, reversed_)] == ["0 of 12", "0 of 6", "0 of 8", "0 of 12"]
+    assert [line.partition("measured in ")[2].split(" pairs")[0] for line in orderings(protocol, reversed_)] == [
+        "0 of 12",
+        "0 of 6",
+        "0 of 8",
+        "0 of 12",
+    ]
 
 
 def test_orderings_by_hand():
     protocol = load_protocol("table1")
-    values = {"baseline": [50.0], "average2": [52.0, 46.0], "max2": [51.0], "attention2": [51.0], "attention2-extra": [50.5], "max2-extra": [60.0], "attention3-extra": [59.0]}
+    values = {
+        "baseline": [50.0],
+        "average2": [52.0, 46.0],
+        "max2": [51.0],
+        "attention2": [51.0],
+        "attention2-extra": [50.5],
+        "max2-extra": [60.0],
+        "attention3-extra": [59.0],
+    }
     records = {row_id: [record(value, seed) for seed, value in enumerate(found)] for row_id, found in values.items()}
     measured = [line.partition("measured in ")[2].split(" pairs")[0] for line in orderings(protocol, records)]
     # 1: all but average2 (mean 49). 2: max2-extra above max2, attention2-extra below attention2. 3: attention2 against average2 and (equal) max2 holds,
@@ -104,7 +124,9 @@ def test_text(tiny):
 
 
 def test_markdown(tiny):
-    lines = as_markdown(tiny, {"baseline": [record(50.0)], "max2": [record(53.0, deviates={"model.width": 0.5})]}).splitlines()
+    lines = as_markdown(
+        tiny, {"baseline": [record(50.0)], "max2": [record(53.0, deviates={"model.width": 0.5})]}
+    ).splitlines()
     assert lines == [
         "**Tiny** (mean IoU, percent; paper: nowhere)",
         "",

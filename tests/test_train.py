@@ -31,7 +31,9 @@ def run(items, settings, folder, seed=1, **changes):
     """Trains from the beginning or from a snapshot; returns the curve, the parameters and the history."""
     network = build(settings["model"], 3, seed)
     snapshot = folder / "snapshot.pt"
-    curve, seconds = train(network, items, settings, **{"seed": seed, "identity": "me", "snapshot": snapshot, "device": CPU} | changes)
+    curve, seconds = train(
+        network, items, settings, **{"seed": seed, "identity": "me", "snapshot": snapshot, "device": CPU} | changes
+    )
     assert seconds > 0
     return curve, [p.detach().clone() for p in network.parameters()], torch.load(snapshot, weights_only=True)
 
@@ -57,7 +59,11 @@ def test_twice_is_the_same_and_another_seed_is_not(items, settings, tmp_path):
     assert run(items, settings(), tmp_path / "c", seed=2)[0] != first[0]
 
 
-@pytest.mark.parametrize("overrides", [("solver.iter_size=1",), ("solver.iter_size=2", "solver.snapshot=100", "solver.display=3")], ids=["plain", "iter_size"])
+@pytest.mark.parametrize(
+    "overrides",
+    [("solver.iter_size=1",), ("solver.iter_size=2", "solver.snapshot=100", "solver.display=3")],
+    ids=["plain", "iter_size"],
+)
 def test_interrupted_anywhere_it_ends_the_same(items, settings, tmp_path, overrides):
     whole = run(items, settings(*overrides), tmp_path / "whole")
     for at in range(6):
@@ -67,7 +73,12 @@ def test_interrupted_anywhere_it_ends_the_same(items, settings, tmp_path, overri
         if at:
             assert torch.load(folder / "snapshot.pt", weights_only=True)["iteration"] == at
         starts = []
-        resumed = run(items, settings(*overrides), folder, report=lambda iteration, loss, rate, starts=starts: starts.append((iteration, rate)))
+        resumed = run(
+            items,
+            settings(*overrides),
+            folder,
+            report=lambda iteration, loss, rate, starts=starts: starts.append((iteration, rate)),
+        )
         assert starts[0] == (at, 0.0)
         assert_same(resumed, whole)
 
@@ -156,13 +167,23 @@ def test_snapshot_round_trip(settings, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_refused(items, settings, tmp_path):
-    with pytest.raises(RuntimeError, match=r"^train: the loss must stay finite; got (nan|inf) at iteration [1-6]; lower solver\.base_lr$"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^train: the loss must stay finite; got (nan|inf) at iteration [1-6]; lower solver\.base_lr$",
+    ):
         run(items, settings("solver.base_lr=1e30", "solver.display=6"), tmp_path)
     assert not (tmp_path / "snapshot.pt").exists()
 
 
 def test_loss_falls(items, settings, tmp_path):
-    overrides = ("solver.max_iter=60", "solver.stepsize=1000", "model.width=0.125", "model.dropout_ratio=0", "solver.base_lr=0.003", "transform.mirror=false")
+    overrides = (
+        "solver.max_iter=60",
+        "solver.stepsize=1000",
+        "model.width=0.125",
+        "model.dropout_ratio=0",
+        "solver.base_lr=0.003",
+        "transform.mirror=false",
+    )
     curve, _, _ = run(items, settings(*overrides, "model.filler_gain=0.8", row="baseline"), tmp_path)
     assert sum(curve[-5:]) < 0.5 * sum(curve[:5])
 
@@ -175,7 +196,13 @@ def test_the_loop_is_caffes(items, settings, tmp_path, row):
 
     network = build(table["model"], 3, 1)
     solver = make_solver(network, table)
-    transform = {"crop_size": 33, "mean_bgr": (104.008, 116.669, 122.675), "mirror": True, "scale_factors": [0.75, 1.0], "ignore_label": 255}
+    transform = {
+        "crop_size": 33,
+        "mean_bgr": (104.008, 116.669, 122.675),
+        "mirror": True,
+        "scale_factors": [0.75, 1.0],
+        "ignore_label": 255,
+    }
     stream = iter(ImageSegData(items, batch_size=2, **transform, shuffle=True, seed=1))
     expected = []
     for _ in range(3):
@@ -195,14 +222,19 @@ def test_the_loop_is_caffes(items, settings, tmp_path, row):
 
 
 def test_multipliers_of_each_layer(settings):
-    table = settings("model.lr_mult=[3, 4]", "model.fc8_lr_mult=[5, 6]", "model.attention_lr_mult=[7, 8]", "solver.weight_decay=0")
+    table = settings(
+        "model.lr_mult=[3, 4]", "model.fc8_lr_mult=[5, 6]", "model.attention_lr_mult=[7, 8]", "solver.weight_decay=0"
+    )
     network = build(table["model"], 3, 1)
     solver = make_solver(network, table)
     before = [p.detach().clone() for p in solver.parameters]
     for parameter in solver.parameters:
         parameter.grad = torch.ones_like(parameter)
     solver.step()
-    moved = {name: (a - b).mean().item() / 1e-3 for name, a, b in zip(solver.history, before, [p.detach() for p in solver.parameters], strict=True)}
+    moved = {
+        name: (a - b).mean().item() / 1e-3
+        for name, a, b in zip(solver.history, before, [p.detach() for p in solver.parameters], strict=True)
+    }
     for name, value in moved.items():
         layer, blob = name.split(".")
         weight, bias = {"fc8": (5, 6), "att_conv1": (7, 8), "att_fc": (7, 8)}.get(layer, (3, 4))

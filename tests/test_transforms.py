@@ -124,26 +124,37 @@ def broken_file(tmp_path, kind):
 @pytest.mark.parametrize(("read", "what"), [(read_image_bgr, "image"), (read_label, "label")])
 def test_files_that_do_not_decode(tmp_path, kind, read, what):
     path = broken_file(tmp_path, kind)
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: {what} must decode; got \w+ [^\n]+; replace the file$"):
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(str(path))}: {what} must decode; got \w+ [^\n]+; replace the file$"
+    ):
         read(path)
 
 
 @pytest.mark.parametrize(("read", "what"), [(read_image_bgr, "image"), (read_label, "label")])
 def test_missing_file(tmp_path, read, what):
-    with pytest.raises(FileNotFoundError, match=rf"none.png: {what} must exist; got no such file; complete the data folder$"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"none.png: {what} must exist; got no such file; complete the data folder$"
+    ):
         read(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("rgb", "RGB"), ("16 bit", "I;16"), ("1 bit", "1")])
 def test_labels_of_another_kind(tmp_path, kind, mode):
     path = broken_file(tmp_path, kind)
-    with pytest.raises(ValueError, match=r"label must have one 8-bit channel \(grey or palette\); got mode " + mode + "; save class ids as 8-bit PNG$"):
+    with pytest.raises(
+        ValueError,
+        match=r"label must have one 8-bit channel \(grey or palette\); got mode "
+        + mode
+        + "; save class ids as 8-bit PNG$",
+    ):
         read_label(path)
 
 
 def test_16_bit_image(tmp_path):
     path = broken_file(tmp_path, "16 bit")
-    with pytest.raises(ValueError, match=r"image must have 8-bit grey, colour or palette pixels; got mode I;16; convert it$"):
+    with pytest.raises(
+        ValueError, match=r"image must have 8-bit grey, colour or palette pixels; got mode I;16; convert it$"
+    ):
         read_image_bgr(path)
 
 
@@ -184,7 +195,9 @@ def test_resize_image_is_near_exact_interpolation(rng, size):
         position = ((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5).clip(0, n_in - 1)
         lower = np.floor(position).astype(int)
         fraction = (position - lower).reshape([-1 if a == axis else 1 for a in range(3)])
-        expected = expected.take(lower, axis) * (1 - fraction) + expected.take((lower + 1).clip(0, n_in - 1), axis) * fraction
+        expected = (
+            expected.take(lower, axis) * (1 - fraction) + expected.take((lower + 1).clip(0, n_in - 1), axis) * fraction
+        )
     assert np.abs(resize_image(image, size) - expected).max() < 1.2
 
 
@@ -209,7 +222,9 @@ def test_windows_are_parts_of_the_whole(rng):
             top, left = rng.integers(0, size[0]), rng.integers(0, size[1])
             window = (slice(top, top + 12), slice(left, left + 9))
             np.testing.assert_array_equal(resize_image(image, size, window), resize_image(image, size)[window])
-            np.testing.assert_array_equal(resize_label(image[..., 0], size, window), resize_label(image[..., 0], size)[window])
+            np.testing.assert_array_equal(
+                resize_label(image[..., 0], size, window), resize_label(image[..., 0], size)[window]
+            )
 
 
 def test_place_reads_draws_in_caffes_order():
@@ -254,7 +269,9 @@ def test_transform_by_hand():
 
 def test_padding_is_on_the_left_after_mirroring():
     label = np.array([[1, 2]], np.uint8)
-    _, cropped = transform(label[..., None].repeat(3, 2), label, parameter(crop_size=3, mirror=True), [1, 0, 0], "TRAIN")
+    _, cropped = transform(
+        label[..., None].repeat(3, 2), label, parameter(crop_size=3, mirror=True), [1, 0, 0], "TRAIN"
+    )
     assert cropped[0].tolist() == [255, 2, 1]
 
 
@@ -270,12 +287,17 @@ def test_test_phase_equals_caffe():
 
 
 def test_transform_of_a_wrong_pair():
-    with pytest.raises(ValueError, match=r"^transform: label must have its image's size \(4, 5\); got \(5, 4\); pair the right files$"):
+    with pytest.raises(
+        ValueError, match=r"^transform: label must have its image's size \(4, 5\); got \(5, 4\); pair the right files$"
+    ):
         transform(np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4), np.uint8), parameter(), [0, 0], "TRAIN")
 
 
 def test_scale_that_leaves_nothing():
-    with pytest.raises(ValueError, match=r"^scale_factors: must leave at least one pixel; got 0.125 on \(7, 9\); leave out this factor$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^scale_factors: must leave at least one pixel; got 0.125 on \(7, 9\); leave out this factor$",
+    ):
         place((7, 9), parameter(scale_factors=(0.125,)), [0, 0, 0], "TRAIN")
 
 
@@ -284,7 +306,10 @@ def test_scale_that_leaves_nothing():
     [
         ({"crop_size": 0}, "crop_size: must be at least 1; got 0; give the crop's side in pixels"),
         ({"mean_bgr": (1.0,)}, "mean_bgr: must be three values; got (1.0,); give blue, green, red"),
-        ({"scale_factors": (1.0, 0.0)}, "scale_factors: must be positive and finite; got (1.0, 0.0); leave out what is not"),
+        (
+            {"scale_factors": (1.0, 0.0)},
+            "scale_factors: must be positive and finite; got (1.0, 0.0); leave out what is not",
+        ),
     ],
 )
 def test_settings_outside_their_range(settings, message):

@@ -119,7 +119,9 @@ def write_data(root: Path, train: int = 4, val: int = 3) -> Path:
             label[(y - 22) ** 2 + (x - 20) ** 2 < 64] = 2
             grey = np.array([110, 240, 10])[label] + random.integers(-9, 10, label.shape)
             label[:2] = 255
-            Image.fromarray(np.repeat(grey[..., None].astype(np.uint8), 3, axis=2)).save(root / "JPEGImages" / f"{name}.jpg")
+            Image.fromarray(np.repeat(grey[..., None].astype(np.uint8), 3, axis=2)).save(
+                root / "JPEGImages" / f"{name}.jpg"
+            )
             Image.fromarray(label).save(root / "Labels" / f"{name}.png")
         (root / "ImageSets" / f"{split}.txt").write_text("\n".join(names) + "\n")
     return root
@@ -134,7 +136,19 @@ def items_of(root: Path, split: str) -> list[Item]:
 def run_command(folder: Path) -> list[str]:
     """Writes data and protocol, and returns the arguments of a run that works."""
     root = write_data(folder / "data")
-    return [write_protocol(folder), "--data-root", str(root), "--weights", "none", "--device", "cpu", "--workers", "0", "--out", str(folder / "out")]
+    return [
+        write_protocol(folder),
+        "--data-root",
+        str(root),
+        "--weights",
+        "none",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--out",
+        str(folder / "out"),
+    ]
 
 
 def main(arguments: list[str]) -> int:

@@ -40,12 +40,16 @@ def find_list(root: Path, list_name: str) -> Path:
         FileNotFoundError: none exists; all places are named.
     """
     is_path = list_name.endswith(".txt")
-    candidates = [root / list_name, Path(list_name)] if is_path else [root / place.format(list_name) for place in LIST_PLACES]
+    candidates = (
+        [root / list_name, Path(list_name)] if is_path else [root / place.format(list_name) for place in LIST_PLACES]
+    )
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     places = ", ".join(map(str, dict.fromkeys(candidates)))
-    raise FileNotFoundError(f"list {list_name}: one of {places} must exist; got none of them; put the list there or give its path ending in .txt")
+    raise FileNotFoundError(
+        f"list {list_name}: one of {places} must exist; got none of them; put the list there or give its path ending in .txt"
+    )
 
 
 def _is_path(column: str) -> bool:
@@ -90,7 +94,9 @@ def read_items(root: Path, list_name: str, images: str, labels: str | None) -> l
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: list must be UTF-8 text; got {error.reason} at byte {error.start}; save it as text") from error
+        raise ValueError(
+            f"{path}: list must be UTF-8 text; got {error.reason} at byte {error.start}; save it as text"
+        ) from error
     items: list[Item] = []
     line_of: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -98,9 +104,13 @@ def read_items(root: Path, list_name: str, images: str, labels: str | None) -> l
             continue
         item = _parse(root, line, images, labels)
         if item is None:
-            raise ValueError(f"{path}:{number}: a line must be an id or '/image [/label]'; got {line.strip()[:80]!r}; correct the line")
+            raise ValueError(
+                f"{path}:{number}: a line must be an id or '/image [/label]'; got {line.strip()[:80]!r}; correct the line"
+            )
         if item.name in line_of:
-            raise ValueError(f"{path}:{number}: names must differ; got {item.name!r} again, first in line {line_of[item.name]}; remove one")
+            raise ValueError(
+                f"{path}:{number}: names must differ; got {item.name!r} again, first in line {line_of[item.name]}; remove one"
+            )
         line_of[item.name] = number
         items.append(item)
     if not items:
@@ -109,7 +119,9 @@ def read_items(root: Path, list_name: str, images: str, labels: str | None) -> l
     missing = [file for file in files if not file.is_file()]
     if missing:
         first = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
-        raise FileNotFoundError(f"{path}: every listed file must exist; got {len(missing)} of {len(files)} missing: {first}; complete the data folder")
+        raise FileNotFoundError(
+            f"{path}: every listed file must exist; got {len(missing)} of {len(files)} missing: {first}; complete the data folder"
+        )
     return items
 
 
@@ -132,7 +144,9 @@ def read_item(item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         return image, None
     label = read_label(item.label)
     if label.shape != image.shape[:2]:
-        raise ValueError(f"{item.label}: label must have its image's (height, width) {image.shape[:2]}; got {label.shape}; pair the right files")
+        raise ValueError(
+            f"{item.label}: label must have its image's (height, width) {image.shape[:2]}; got {label.shape}; pair the right files"
+        )
     return image, label
 
 
@@ -152,7 +166,9 @@ def _fault(num_classes: int, ignore_label: int, item: Item) -> Exception | None:
     return None
 
 
-def check_items(items: Sequence[Item], num_classes: int, ignore_label: int, workers: int, progress: bool = True) -> None:
+def check_items(
+    items: Sequence[Item], num_classes: int, ignore_label: int, workers: int, progress: bool = True
+) -> None:
     """Decodes every image and label once, so that a broken file is found before training and not in the middle of it.
 
     Works in threads: decoding leaves Python's lock alone, nothing is started that could stay behind, and Ctrl-C ends it at once.
@@ -175,7 +191,9 @@ def check_items(items: Sequence[Item], num_classes: int, ignore_label: int, work
     finally:
         executor.shutdown(cancel_futures=True)
     if faults:
-        raise ValueError(f"data: all {len(items)} items must be usable; got {len(faults)} that are not, the first: {faults[0]}")
+        raise ValueError(
+            f"data: all {len(items)} items must be usable; got {len(faults)} that are not, the first: {faults[0]}"
+        )
 
 
 def fingerprint(items: Sequence[Item]) -> str:

@@ -232,7 +232,9 @@ class ImageSegData:
                 except RuntimeError as error:
                     reason = " ".join(str(error).split())
                     # Raised below without its cause, whose traceback would keep the loader and its other workers alive.
-                    batch = RuntimeError(f"ImageSegData: data workers must stay alive; got {reason}; use fewer workers or give more (shared) memory")
+                    batch = RuntimeError(
+                        f"ImageSegData: data workers must stay alive; got {reason}; use fewer workers or give more (shared) memory"
+                    )
                 if isinstance(batch, Exception):
                     raise batch
                 yield batch
@@ -240,7 +242,9 @@ class ImageSegData:
             del batches  # Ends the workers, also where somebody keeps an exception and with it this frame.
 
 
-def read_test_item(item: Item, mean_bgr: tuple[float, float, float], crop: int) -> tuple[torch.Tensor, torch.Tensor | None, tuple[int, int]]:
+def read_test_item(
+    item: Item, mean_bgr: tuple[float, float, float], crop: int
+) -> tuple[torch.Tensor, torch.Tensor | None, tuple[int, int]]:
     """Reads an image for the test: mean subtracted, padded at the bottom and right to a square.
 
     Args:

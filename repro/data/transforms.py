@@ -43,7 +43,9 @@ class TransformationParameter:
         if len(self.mean_bgr) != 3:
             raise ValueError(f"mean_bgr: must be three values; got {self.mean_bgr}; give blue, green, red")
         if not all(0 < factor < np.inf for factor in self.scale_factors):
-            raise ValueError(f"scale_factors: must be positive and finite; got {self.scale_factors}; leave out what is not")
+            raise ValueError(
+                f"scale_factors: must be positive and finite; got {self.scale_factors}; leave out what is not"
+            )
 
     def draws_per_item(self, phase: Phase) -> int:
         """Returns how many raw draws one item takes: mirror, scale, and in TRAIN two offsets, even where only 0 is possible."""
@@ -105,7 +107,9 @@ def read_image_bgr(path: Path) -> np.ndarray:
         image.info.pop("transparency", None)  # It would have no effect, but Pillow warns of it.
         rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     else:
-        raise ValueError(f"{path}: image must have 8-bit grey, colour or palette pixels; got mode {image.mode}; convert it")
+        raise ValueError(
+            f"{path}: image must have 8-bit grey, colour or palette pixels; got mode {image.mode}; convert it"
+        )
     return np.ascontiguousarray(rgb[..., ::-1])
 
 
@@ -127,7 +131,9 @@ def read_label(path: Path) -> np.ndarray:
     """
     image = _decode(path, "label")
     if image.mode not in ("L", "P"):
-        raise ValueError(f"{path}: label must have one 8-bit channel (grey or palette); got mode {image.mode}; save class ids as 8-bit PNG")
+        raise ValueError(
+            f"{path}: label must have one 8-bit channel (grey or palette); got mode {image.mode}; save class ids as 8-bit PNG"
+        )
     return np.asarray(image)
 
 
@@ -145,7 +151,9 @@ def _fixed_point(fraction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lower, np.rint(fraction * _COEF_SCALE).astype(np.int32)
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int], window: tuple[slice, slice] = (slice(None), slice(None))) -> np.ndarray:
+def resize_image(
+    image: np.ndarray, size: tuple[int, int], window: tuple[slice, slice] = (slice(None), slice(None))
+) -> np.ndarray:
     """Resizes an image as OpenCV's INTER_LINEAR does for 8-bit images: half-pixel centres, 11-bit weights, one rounding.
 
     Args:
@@ -173,7 +181,9 @@ def resize_image(image: np.ndarray, size: tuple[int, int], window: tuple[slice, 
     return (((b0 * row[y0 - top] >> 16) + (b1 * row[y1 - top] >> 16) + 2) >> 2).astype(np.uint8)
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int], window: tuple[slice, slice] = (slice(None), slice(None))) -> np.ndarray:
+def resize_label(
+    label: np.ndarray, size: tuple[int, int], window: tuple[slice, slice] = (slice(None), slice(None))
+) -> np.ndarray:
     """Resizes a label as OpenCV's INTER_NEAREST does: source index floor(i * (in / out)), no half-pixel centres.
 
     Args:
@@ -186,7 +196,10 @@ def resize_label(label: np.ndarray, size: tuple[int, int], window: tuple[slice, 
 
     Caffe: `DataTransformer::TransformImgAndSeg` calls cv::resize. OpenCV: resizeNN (modules/imgproc/src/imgwarp.cpp, resize.cpp).
     """
-    y, x = (np.floor(np.arange(out)[part] * (1.0 / (out / n))).astype(np.int64).clip(0, n - 1) for n, out, part in zip(label.shape, size, window, strict=True))
+    y, x = (
+        np.floor(np.arange(out)[part] * (1.0 / (out / n))).astype(np.int64).clip(0, n - 1)
+        for n, out, part in zip(label.shape, size, window, strict=True)
+    )
     return label[y[:, None], x]
 
 
@@ -216,7 +229,9 @@ def place(size: tuple[int, int], params: TransformationParameter, draws: Sequenc
         # Caffe: `img_height *= scale` truncates the float32 product.
         height, width = int(np.float32(height) * factor), int(np.float32(width) * factor)
         if min(height, width) < 1:
-            raise ValueError(f"scale_factors: must leave at least one pixel; got {factor} on {size}; leave out this factor")
+            raise ValueError(
+                f"scale_factors: must leave at least one pixel; got {factor} on {size}; leave out this factor"
+            )
     h_room, w_room = max(height - params.crop_size, 0), max(width - params.crop_size, 0)
     if phase == "TRAIN":
         h_off = int(next(draw)) % (h_room + 1)
@@ -226,7 +241,9 @@ def place(size: tuple[int, int], params: TransformationParameter, draws: Sequenc
     return Placement(mirror, scale_index, h_off, w_off, height, width)
 
 
-def transform(image: np.ndarray, label: np.ndarray, params: TransformationParameter, draws: Sequence[int], phase: Phase) -> tuple[np.ndarray, np.ndarray]:
+def transform(
+    image: np.ndarray, label: np.ndarray, params: TransformationParameter, draws: Sequence[int], phase: Phase
+) -> tuple[np.ndarray, np.ndarray]:
     """Makes a network input of an image and its label: scale, pad at the bottom and right, crop, subtract the mean, mirror.
 
     Padding is the mean, so exactly 0 in the result, and ignore_label in the label. Only the pixels of the crop are resized.
@@ -247,7 +264,9 @@ def transform(image: np.ndarray, label: np.ndarray, params: TransformationParame
     Caffe: `DataTransformer::TransformImgAndSeg` (src/caffe/data_transformer.cpp).
     """
     if image.shape[:2] != label.shape:
-        raise ValueError(f"transform: label must have its image's size {image.shape[:2]}; got {label.shape}; pair the right files")
+        raise ValueError(
+            f"transform: label must have its image's size {image.shape[:2]}; got {label.shape}; pair the right files"
+        )
     placement = place(label.shape, params, draws, phase)
     size, crop = (placement.height, placement.width), params.crop_size
     window = (slice(placement.h_off, placement.h_off + crop), slice(placement.w_off, placement.w_off + crop))

@@ -29,7 +29,15 @@ class Attention(nn.Module):
     Paper: section 3, "Attention model"; section 4.1, "Design choices".
     """
 
-    def __init__(self, features: int, scales: int, layers: int = 2, kernel_size: int = 3, filters: int = 512, dropout_ratio: float = 0.5):
+    def __init__(
+        self,
+        features: int,
+        scales: int,
+        layers: int = 2,
+        kernel_size: int = 3,
+        filters: int = 512,
+        dropout_ratio: float = 0.5,
+    ):
         super().__init__()
         if layers not in (1, 2):
             raise ValueError(f"Attention: layers must be 1 or 2; got {layers}; correct model.attention_layers")

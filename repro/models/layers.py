@@ -101,3 +101,21 @@ class Dropout(nn.Module):
             return F.dropout(x, self.ratio)
         mask = torch.as_tensor(self.mask_source(tuple(x.shape))).to(x)
         return x * mask * (1.0 / (1.0 - self.ratio))
+
+
+def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
+    """Collect a network's convolutions by Caffe's layer name, the last part of the attribute path, in Caffe's order.
+
+    Raises:
+        ValueError: two convolutions have the same name.
+    """
+    found: dict[str, nn.Conv2d] = {}
+    for path, module in net.named_modules():
+        if isinstance(module, nn.Conv2d):
+            name = path.rpartition(".")[2]
+            if name in found:
+                raise ValueError(
+                    f"convolutions: every convolution must have a layer name of its own; got {name!r} twice; rename one"
+                )
+            found[name] = module
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch import nn
 from ..ops import interp, merge_scores
 from .attention import Attention
 from .largefov import LargeFOV, scaled_channels
-from .layers import Dropout, fill
+from .layers import Dropout, convolutions, fill
 
 
 class Output(NamedTuple):
@@ -56,10 +57,19 @@ class MultiScale(nn.Module):
     Paper: section 3, figure 2.
     """
 
-    def __init__(self, net: LargeFOV, scales: Sequence[float], merge: str, attention: Attention | None = None, attention_input: str = "fc7"):
+    def __init__(
+        self,
+        net: LargeFOV,
+        scales: Sequence[float],
+        merge: str,
+        attention: Attention | None = None,
+        attention_input: str = "fc7",
+    ):
         super().__init__()
         if (attention is not None) != (merge == "attention"):
-            raise ValueError(f'MultiScale: an attention head must be given for merge "attention" and no other; got {merge!r}; pass or drop `attention`')
+            raise ValueError(
+                f'MultiScale: an attention head must be given for merge "attention" and no other; got {merge!r}; pass or drop `attention`'
+            )
         self.net = net
         self.scales = tuple(scales)
         self.merge = merge
@@ -81,13 +91,15 @@ class MultiScale(nn.Module):
         scores = [layer["fc8"] for layer in layers]
         if self.merge == "none":
             return Output(scores[0], scores, None, None)
-        logits = self.attention([layer[self.attention_input] for layer in layers]) if self.attention is not None else None
+        logits = (
+            self.attention([layer[self.attention_input] for layer in layers]) if self.attention is not None else None
+        )
         merged, weights = merge_scores(scores, logits, self.merge)
         return Output(merged, scores, weights, logits)
 
     def convolutions(self) -> dict[str, nn.Conv2d]:
         """Lists the convolutions by their Caffe layer names, in the network's order."""
-        return {name.rpartition(".")[2]: module for name, module in self.named_modules() if isinstance(module, nn.Conv2d)}
+        return convolutions(self)
 
     def dropouts(self) -> dict[str, Dropout]:
         """Lists the dropout layers by their Caffe names."""
@@ -97,15 +109,23 @@ class MultiScale(nn.Module):
 def check_model(model: dict) -> None:
     """Raises ValueError unless the scales of a protocol's `model` table descend within (0, 2], suit its merge, and the names are known."""
     scales, merge = model["scales"], model["merge"]
-    descending = all(a > b for a, b in zip(scales, scales[1:], strict=False))
+    descending = all(a > b for a, b in itertools.pairwise(scales))
     if not scales or not descending or not all(0 < s <= 2 for s in scales):
-        raise ValueError(f"MultiScale: scales must descend within (0, 2], e.g. [1, 0.75, 0.5]; got {list(scales)}; correct model.scales")
+        raise ValueError(
+            f"MultiScale: scales must descend within (0, 2], e.g. [1, 0.75, 0.5]; got {list(scales)}; correct model.scales"
+        )
     if merge not in ("none", "attention", "average", "max"):
-        raise ValueError(f'MultiScale: merge must be "none", "attention", "average" or "max"; got {merge!r}; correct model.merge')
+        raise ValueError(
+            f'MultiScale: merge must be "none", "attention", "average" or "max"; got {merge!r}; correct model.merge'
+        )
     if (merge == "none") != (len(scales) == 1):
-        raise ValueError(f'MultiScale: merge must be "none" for one scale and no other; got {merge!r} for scales {list(scales)}; correct model.merge')
+        raise ValueError(
+            f'MultiScale: merge must be "none" for one scale and no other; got {merge!r} for scales {list(scales)}; correct model.merge'
+        )
     if model["attention_input"] not in ("fc6", "fc7", "fc8"):
-        raise ValueError(f'MultiScale: attention_input must be "fc6", "fc7" or "fc8"; got {model["attention_input"]!r}; correct model.attention_input')
+        raise ValueError(
+            f'MultiScale: attention_input must be "fc6", "fc7" or "fc8"; got {model["attention_input"]!r}; correct model.attention_input'
+        )
 
 
 def build(model: dict, num_classes: int, seed: int) -> MultiScale:
@@ -127,7 +147,12 @@ def build(model: dict, num_classes: int, seed: int) -> MultiScale:
     if model["merge"] == "attention":
         features = getattr(net, model["attention_input"]).out_channels
         attention = Attention(
-            features, len(model["scales"]), model["attention_layers"], model["attention_kernel"], scaled_channels(model["attention_filters"], width), ratio
+            features,
+            len(model["scales"]),
+            model["attention_layers"],
+            model["attention_kernel"],
+            scaled_channels(model["attention_filters"], width),
+            ratio,
         )
     network = MultiScale(net, model["scales"], model["merge"], attention, model["attention_input"])
     generator = torch.Generator().manual_seed(seed)

@@ -41,5 +41,13 @@ if COMPILED:
         ctx.size = inputs[0].shape[2:]
 
     # Each is the other's adjoint, and linear: so each is also the other's backward.
-    torch.library.register_autograd("repro::interp", lambda ctx, dy: (torch.ops.repro.interp_backward(dy, ctx.size), None), setup_context=_save_input_size)
-    torch.library.register_autograd("repro::interp_backward", lambda ctx, dx: (torch.ops.repro.interp(dx, ctx.size), None), setup_context=_save_input_size)
+    torch.library.register_autograd(
+        "repro::interp",
+        lambda ctx, dy: (torch.ops.repro.interp_backward(dy, ctx.size), None),
+        setup_context=_save_input_size,
+    )
+    torch.library.register_autograd(
+        "repro::interp_backward",
+        lambda ctx, dx: (torch.ops.repro.interp(dx, ctx.size), None),
+        setup_context=_save_input_size,
+    )

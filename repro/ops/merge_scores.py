@@ -49,7 +49,9 @@ if COMPILED:
     def _fake_merge_scores(scores, logits, mode, size):
         n, c = scores[0].shape[:2]
         weights = len(scores) if mode == "attention" else 0
-        return tuple(scores[0].new_empty((n, k, *size)).contiguous(memory_format=torch.channels_last) for k in (c, weights))
+        return tuple(
+            scores[0].new_empty((n, k, *size)).contiguous(memory_format=torch.channels_last) for k in (c, weights)
+        )
 
     @torch.library.register_fake("repro::merge_scores_backward")
     def _fake_merge_scores_backward(dmerged, dweights, scores, weights, mode):
@@ -64,7 +66,9 @@ if COMPILED:
 
     def _backward(ctx, dmerged, dweights):
         weights, *scores = ctx.saved_tensors
-        dscores, dlogits = torch.ops.repro.merge_scores_backward(dmerged, dweights if ctx.mode == "attention" else None, scores, weights, ctx.mode)
+        dscores, dlogits = torch.ops.repro.merge_scores_backward(
+            dmerged, dweights if ctx.mode == "attention" else None, scores, weights, ctx.mode
+        )
         if ctx.logits_size is None:
             return dscores, None, None, None
         if ctx.logits_size != dlogits.shape[2:]:
@@ -72,7 +76,9 @@ if COMPILED:
         return dscores, dlogits, None, None
 
     def _no_second_derivative(ctx, ddscores, ddlogits):
-        raise RuntimeError("merge_scores_backward: must not be differentiated; got a request for a second derivative; use repro.ops.reference.merge_scores")
+        raise RuntimeError(
+            "merge_scores_backward: must not be differentiated; got a request for a second derivative; use repro.ops.reference.merge_scores"
+        )
 
     torch.library.register_autograd("repro::merge_scores", _backward, setup_context=_setup_context)
     torch.library.register_autograd("repro::merge_scores_backward", _no_second_derivative)

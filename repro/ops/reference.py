@@ -11,7 +11,9 @@ def _taps(n_in: int, n_out: int, like: torch.Tensor) -> tuple[torch.Tensor, torc
     """Returns the lower and upper source index and the upper one's weight for every output of an axis (csrc/interp_geometry.h)."""
     one = torch.ones((), dtype=torch.float32, device=like.device)
     ratio = one * (n_in - 1) / (n_out - 1) if n_out > 1 else one * 0
-    source = torch.arange(n_out, dtype=torch.float32, device=like.device) * ratio  # Caffe: float32 in float64 programs too
+    source = (
+        torch.arange(n_out, dtype=torch.float32, device=like.device) * ratio
+    )  # Caffe: float32 in float64 programs too
     lo = source.to(torch.int64).clamp(max=n_in - 1)
     return lo, (lo + 1).clamp(max=n_in - 1), (source - lo).to(like.dtype)
 
@@ -41,12 +43,16 @@ def merge_scores(
     if mode == "attention":
         weights = torch.softmax(interp(logits, size), dim=1)
         merged = sum(weights[:, s : s + 1] * score for s, score in enumerate(maps))
-        return merged.contiguous(memory_format=torch.channels_last), weights.contiguous(memory_format=torch.channels_last)
+        return merged.contiguous(memory_format=torch.channels_last), weights.contiguous(
+            memory_format=torch.channels_last
+        )
     if mode == "average":
         weight = torch.tensor(1.0 / len(maps), dtype=torch.float32).item()  # Caffe: Eltwise's coefficients are float32
         return sum(weight * score for score in maps).contiguous(memory_format=torch.channels_last), None
     if mode != "max":
-        raise ValueError(f'merge_scores: mode must be "attention", "average" or "max"; got "{mode}"; choose one of the three')
+        raise ValueError(
+            f'merge_scores: mode must be "attention", "average" or "max"; got "{mode}"; choose one of the three'
+        )
     merged = maps[0]
     for s, score in enumerate(maps[1:], start=1):
         merged = torch.where(score >= merged if s == 1 else score > merged, score, merged)
