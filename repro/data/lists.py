@@ -56,7 +56,7 @@ def _is_path(column: str) -> bool:
     return "/" in column or column.lower().endswith((".jpg", ".jpeg", ".png"))
 
 
-def _parse(root: Path, line: str, images: str, labels: str | None) -> Item | None:
+def parse_line(root: Path, line: str, images: str, labels: str | None) -> Item | None:
     """Makes an item of one line; None where it is neither an id, nor an image, nor an image and a label."""
     columns = line.split()
     if len(columns) == 1 and not _is_path(columns[0]):
@@ -102,7 +102,7 @@ def read_items(root: Path, list_name: str, images: str, labels: str | None) -> l
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        item = _parse(root, line, images, labels)
+        item = parse_line(root, line, images, labels)
         if item is None:
             raise ValueError(
                 f"{path}:{number}: a line must be an id or '/image [/label]'; got {line.strip()[:80]!r}; correct the line"

@@ -1,0 +1,166 @@
+"""Makes data sets of the official distributions and looks them over: `python -m repro.data prepare|check`. See --help."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from repro.data import coco, person_part, voc
+from repro.data.check import check_dataset
+from repro.data.coco import prepare_coco
+from repro.data.person_part import parse_class_order, prepare_person_part
+from repro.data.voc import prepare_voc
+
+DATASETS = {"voc": voc, "person-part": person_part, "coco": coco}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, 1 where `check` finds something wrong, 2 on wrong input, 130 on Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.workers < 1:
+            raise ValueError(f"--workers: must be at least 1; got {options.workers}; give a number of processes")
+        return options.run(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        if options.traceback:
+            raise
+        print(f"repro.data: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("repro.data: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m repro.data", description=__doc__)
+    common = argparse.ArgumentParser(add_help=False)
+    cores = os.cpu_count() or 1
+    common.add_argument("--workers", type=int, default=cores, metavar="N", help=f"work in parallel (default {cores})")
+    common.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    out = argparse.ArgumentParser(add_help=False)
+    out.add_argument(
+        "--out", type=Path, required=True, metavar="ROOT", help="the folder to make; finished files are kept"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    text = "convert a distribution into images, index PNGs and lists"
+    prepare = commands.add_parser("prepare", help=text, description=text).add_subparsers(
+        required=True, metavar="DATASET"
+    )
+
+    def dataset(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = prepare.add_parser(name, parents=[out, common], help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = dataset("voc", _prepare_voc, "PASCAL VOC 2012 and SBD: SegmentationClassAug and DeepLab's five lists")
+    sub.add_argument("--voc", type=Path, required=True, metavar="DIR", help="VOC 2012 (VOCdevkit/VOC2012)")
+    sub.add_argument("--sbd", type=Path, required=True, metavar="DIR", help="SBD (benchmark_RELEASE)")
+
+    sub = dataset("person-part", _prepare_person_part, "PASCAL-Person-Part: six parts and background")
+    sub.add_argument("--voc2010", type=Path, required=True, metavar="DIR", help="VOC 2010 (VOCdevkit/VOC2010)")
+    source = sub.add_mutually_exclusive_group(required=True)
+    source.add_argument("--parts", type=Path, metavar="DIR", help="PASCAL-Part's Annotations_Part")
+    source.add_argument("--index-pngs", type=Path, metavar="DIR", help="ready-made labels; needs --class-order")
+    order = "the ready-made labels' classes 1 .. 6, such as head,torso,lower_arms,upper_arms,lower_legs,upper_legs"
+    sub.add_argument("--class-order", metavar="NAMES", help=order)
+    for name in ("train", "val"):
+        text = f"ids of {name} (default: VOC 2010's ImageSets/Main/{name}.txt, as far as persons' parts are annotated)"
+        sub.add_argument(f"--{name}-list", type=Path, metavar="FILE", help=text)
+
+    sub = dataset(
+        "coco", _prepare_coco, "MS-COCO 2014: label maps of 80 classes and background, once for train, once for val"
+    )
+    sub.add_argument(
+        "--annotations", type=Path, required=True, metavar="JSON", help="instances_train2014.json or ..val.."
+    )
+    sub.add_argument("--images", type=Path, required=True, metavar="DIR", help="the folder of its images")
+    sub.add_argument("--list", choices=("train", "val"), help="the list to write (default: by the JSON's name)")
+    sub.add_argument("--count", type=int, metavar="N", help="draw this many images: 10000 for train, 1500 for val")
+    sub.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the draw (default 1)")
+
+    text = "counts, missing and unreadable files, sizes, class ids, their histogram, a contact sheet; exit code 1 if anything is wrong"
+    sub = commands.add_parser("check", parents=[common], help=text, description=text)
+    sub.set_defaults(run=_check)
+    what = f"{', '.join(DATASETS)} with --data-root; or a folder with --list and --classes"
+    sub.add_argument("what", metavar="DATASET|ROOT", help=what)
+    sub.add_argument("--data-root", type=Path, metavar="ROOT", help="the folder of DATASET")
+    sub.add_argument("--images", metavar="NAME", help="folder of the images, under the root (default JPEGImages)")
+    sub.add_argument("--labels", metavar="NAME", help="folder of the labels, under the root (default: the data set's)")
+    sub.add_argument(
+        "--list", action="append", metavar="NAME", help="a list (may be repeated; default: all of the data set)"
+    )
+    sub.add_argument("--classes", type=int, metavar="N", help="class ids are 0 .. N-1 (default: the data set's)")
+    sub.add_argument("--ignore-label", type=int, default=255, metavar="L", help="the one further label (default 255)")
+    sub.add_argument("--sheet", type=Path, metavar="PNG", help="the contact sheet (default contact_sheet.png)")
+    return parser
+
+
+def _report(lines: list[str]) -> int:
+    print("\n".join(lines))
+    return 0
+
+
+def _prepare_voc(options: argparse.Namespace) -> int:
+    return _report(prepare_voc(options.voc, options.sbd, options.out, options.workers))
+
+
+def _prepare_person_part(options: argparse.Namespace) -> int:
+    if (options.class_order is None) != (options.index_pngs is None):
+        got = "--index-pngs alone" if options.index_pngs else "--parts with it"
+        raise ValueError(
+            f"--class-order: must come with --index-pngs, and only there; got {got}; say the labels' class order"
+        )
+    order = parse_class_order(options.class_order) if options.class_order is not None else None
+    lists = {"train": options.train_list, "val": options.val_list}
+    sources = options.index_pngs or options.parts
+    return _report(prepare_person_part(options.voc2010, sources, options.out, order, lists, options.workers))
+
+
+def _prepare_coco(options: argparse.Namespace) -> int:
+    found = [name for name in ("train", "val") if name in options.annotations.stem]
+    if options.list is None and len(found) != 1:
+        raise ValueError(
+            f"--list: must be given where the file's name does not tell; got {options.annotations.name}; add it"
+        )
+    place = (options.annotations, options.images, options.out, options.list or found[0])
+    return _report(prepare_coco(*place, options.count, options.seed, options.workers))
+
+
+def _check(options: argparse.Namespace) -> int:
+    if options.data_root is not None:
+        if options.what not in DATASETS:
+            raise ValueError(
+                f"check: data set must be one of {', '.join(DATASETS)}; got {options.what!r}; correct the name"
+            )
+        dataset, root = DATASETS[options.what], options.data_root
+        labels, names, expected = dataset.LABELS, list(dataset.CLASS_NAMES), dataset.EXPECTED
+    else:
+        needed = {"--labels": options.labels, "--list": options.list, "--classes": options.classes}
+        missing = [option for option, value in needed.items() if value is None]
+        if missing:
+            raise ValueError(
+                f"check: a folder needs --labels, --list and --classes; got no {', '.join(missing)}; add them"
+            )
+        root, labels, names, expected = Path(options.what), options.labels, [], {}
+    if options.classes is not None and not 1 <= options.classes <= 256:
+        raise ValueError(f"--classes: must be 1 .. 256; got {options.classes}; give the number of classes")
+    if not 0 <= options.ignore_label <= 255:
+        raise ValueError(f"--ignore-label: must be 0 .. 255; got {options.ignore_label}; give an 8-bit label")
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: data folder must exist; got no such folder; give the prepared folder")
+    if options.classes not in (None, len(names)):
+        names = [str(index) for index in range(options.classes)]
+    lists = {name: expected.get(name) for name in options.list or expected}
+    folders = (options.images or "JPEGImages", options.labels or labels)
+    sheet = options.sheet or Path("contact_sheet.png")
+    findings = check_dataset(root, *folders, lists, names, options.ignore_label, options.workers, sheet)
+    print("\n".join(findings.report))
+    if findings.problems:
+        print(f"{len(findings.problems)} things are wrong:", *findings.problems, sep="\n  ")
+        return 1
+    print("nothing is wrong")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
