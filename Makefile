@@ -14,12 +14,13 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 # torch comes first: the extension is compiled against the torch that will load it.
 $(VENV)/installed: setup.py pyproject.toml $(shell find csrc -type f)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet $(TORCH) numpy "setuptools>=77" wheel ninja pybind11
-	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[test]"
+	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[test,coco]"
 	touch $@
 
 clean:
