@@ -54,7 +54,7 @@ def expected_files(row: Row, data_root: Path | None) -> str:
     root = data_root if data_root is not None else "DIR"
     return (
         f"expected under {root}: {data['images']}/, {data['labels']}/ and the lists {data['train_list']}.txt ({data['num_train']}) and {data['val_list']}.txt "
-        f"({data['num_val']}) in ImageSets/ or list/ [{data['obtain']}]; expected for --weights: {weights['file']} [{weights['obtain']}]"
+        f"({data['num_val']}) in ImageSets/ or list/ [{data['obtain']}]; expected for --weights: {weights['file']} [{weights['obtain']}; addresses in caffe_weights/sources.toml]"
     )
 
 
@@ -132,8 +132,10 @@ def prepare(
     Raises:
         FileNotFoundError, ValueError: Something is missing or unusable; nothing was trained.
     """
+    if data_root is None and not protocol.synthetic:
+        raise FileNotFoundError(f"{protocol.name}: --data-root must be given; got none; {expected_files(row, None)}")
     weights_path = find_weights(row, data_root, weights)
-    if protocol.synthetic and data_root is None:
+    if data_root is None:
         drawn = row.settings["synthetic"]
         data_root = synthetic.write_dataset(
             cache_folder() / "person-part-synthetic",
@@ -143,8 +145,6 @@ def prepare(
             drawn["seed"],
             workers=os.cpu_count() or 1,
         )
-    if data_root is None:
-        raise FileNotFoundError(f"{protocol.name}: --data-root must be given; got none; {expected_files(row, None)}")
     train, val, deviates = read_lists(row, data_root, subset)
     data_sha256 = hashlib.sha256((fingerprint(train) + fingerprint(val)).encode()).hexdigest()
     check_once(train + val, data_sha256, row, out, workers)
