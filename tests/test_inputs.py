@@ -45,7 +45,7 @@ def row(protocol):
 def test_expected_files(row, tmp_path):
     text = (
         "expected under DIR: JPEGImages/, Labels/ and the lists train.txt (4) and val.txt (3) in ImageSets/ or list/ [drawn by the test]; "
-        "expected for --weights: tiny.caffemodel [nobody has it]"
+        "expected for --weights: tiny.caffemodel [nobody has it; addresses in caffe_weights/sources.toml]"
     )
     assert expected_files(row, None) == text
     assert expected_files(row, tmp_path) == text.replace("DIR", str(tmp_path))
