@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -89,8 +90,12 @@ def read_record(path: Path) -> dict[str, Any]:
         ) from error
 
 
+@functools.cache
 def git_state() -> dict[str, Any]:
-    """Finds this checkout's commit and whether tracked files differ from it; nulls outside a git checkout."""
+    """Finds this checkout's commit and whether tracked files differ from it; nulls outside a git checkout.
+
+    Asked once, when a program starts: what changes on disk afterwards is not what runs.
+    """
     root = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str | None:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .inputs import load_weights, prepare
 from .models import build
 from .protocol import Protocol, Row, load_protocol
-from .records import SYNTHETIC_NOTE, record_path
+from .records import SYNTHETIC_NOTE, git_state, record_path
 from .row import Options, existing_record, log, run_row
 from .tables import as_markdown, as_text, metric_name, per_class_line
 
@@ -151,6 +151,7 @@ def print_plan(protocol: Protocol, rows: list[Row], seeds: list[int], options: O
 
 def run(arguments: argparse.Namespace) -> None:
     """Does what the command line asks."""
+    git_state()
     stand_in = load_protocol(arguments.table).stand_in if arguments.data_root is None else ""
     protocol = load_protocol(stand_in or arguments.table, arguments.set)
     if stand_in:
@@ -175,9 +176,8 @@ def run(arguments: argparse.Namespace) -> None:
     options = Options(arguments.out, device, arguments.precision, workers, lambda: bool(_stop_asked))
     check_writable(options.out)
     inputs = prepare(protocol, rows[0], arguments.data_root, arguments.weights, arguments.subset, options.out, workers)
-    for row in (
-        rows
-    ):  # so that a wrong setting of the last row, or a foreign caffemodel, is found before the first row is trained
+    # A wrong setting of the last row, or a foreign caffemodel, shall be found before the first row is trained.
+    for row in rows:
         load_weights(build(row.settings["model"], len(row.settings["data"]["class_names"]), seed=0), inputs.weights)
 
     plan = [(row, seed) for seed in seeds for row in rows]

@@ -95,11 +95,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_git_state(tmp_path, monkeypatch):
+    git_state.cache_clear()
     state = git_state()
     assert set(state) == {"commit", "dirty"}
     assert (state["commit"] is None) == (state["dirty"] is None)
     assert state["commit"] is None or re.fullmatch("[0-9a-f]{40}", state["commit"])
     monkeypatch.setattr(records, "__file__", str(tmp_path / "repro" / "records.py"))
+    git_state.cache_clear()
     assert git_state() == {"commit": None, "dirty": None}
     monkeypatch.setenv("PATH", str(Path(tmp_path)))
+    git_state.cache_clear()
     assert git_state() == {"commit": None, "dirty": None}
+    git_state.cache_clear()

@@ -1,9 +1,23 @@
-// The adjoint's sum over output positions, computed on the fly where the CPU uses tables.
+// What the CUDA kernels' elements share: where an element lies, and the adjoint's sum over output positions, computed
+// on the fly where the CPU uses tables.
 #pragma once
 
 #include "merge_rules.h"
 
 namespace repro {
+
+// Element `index` of a dense NHWC map.
+struct Place {
+  int64_t n;
+  int64_t row;
+  int64_t column;
+  int64_t c;
+};
+
+REPRO_HD Place place_of(int64_t index, Size size, int64_t C) {
+  const int64_t position = index / C;
+  return {position / size.W / size.H, position / size.W % size.H, position % size.W, index % C};
+}
 
 // The sum over the output positions that read input pixel (i, j): visit(o * W_out + p) * row weight * column weight.
 template <class Acc, class Visit>

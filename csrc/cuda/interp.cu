@@ -16,10 +16,7 @@ struct InterpElement {
 
   __device__ void operator()(int64_t index) const {
     using Acc = acc_t<T>;
-    const int64_t c = index % C;
-    const int64_t p = index / C % columns.n_out;
-    const int64_t o = index / C / columns.n_out % rows.n_out;
-    const int64_t n = index / C / columns.n_out / rows.n_out;
+    const auto [n, o, p, c] = place_of(index, {rows.n_out, columns.n_out}, C);
     const T* image = x + n * rows.n_in * columns.n_in * C;
     store(y + index, sample(image, columns.n_in, C, rows.tap<Acc>(o), columns.tap<Acc>(p), c));
   }
@@ -35,10 +32,7 @@ struct InterpBackwardElement {
 
   __device__ void operator()(int64_t index) const {
     using Acc = acc_t<T>;
-    const int64_t c = index % C;
-    const int64_t j = index / C % columns.n_in;
-    const int64_t i = index / C / columns.n_in % rows.n_in;
-    const int64_t n = index / C / columns.n_in / rows.n_in;
+    const auto [n, i, j, c] = place_of(index, {rows.n_in, columns.n_in}, C);
     const T* image = dy + n * rows.n_out * columns.n_out * C + c;
     const int64_t stride = C;
     store(dx + index,

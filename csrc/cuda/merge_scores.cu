@@ -30,11 +30,8 @@ struct MergeElement {
   __device__ void operator()(int64_t index) const {
     using Acc = acc_t<T>;
     const int S = scores.S;
-    const int64_t c = index % C;
+    const auto [n, o, p, c] = place_of(index, out, C);
     const int64_t position = index / C;
-    const int64_t p = position % out.W;
-    const int64_t o = position / out.W % out.H;
-    const int64_t n = position / out.W / out.H;
     Acc w[kMaxScales];
     for (int s = 0; s < S; ++s) w[s] = average_weight<Acc>(S);
     if (mode == Merge::attention) {
@@ -68,12 +65,10 @@ struct WinnerElement {
   uint8_t* winner;  // (N, out.H, out.W, C)
 
   __device__ void operator()(int64_t index) const {
-    const int64_t p = index / C % out.W;
-    const int64_t o = index / C / out.W % out.H;
-    const int64_t n = index / C / out.W / out.H;
+    const auto [n, o, p, c] = place_of(index, out, C);
     acc_t<T> best = 0;
     for (int s = 0; s < scores.S; ++s) {
-      const acc_t<T> score = score_at(scores, s, out, C, n, o, p, index % C);
+      const acc_t<T> score = score_at(scores, s, out, C, n, o, p, c);
       if (takes_over(s, score, best)) {
         best = score;
         winner[index] = static_cast<uint8_t>(s);
@@ -95,9 +90,7 @@ struct LogitsBackwardElement {
   __device__ void operator()(int64_t position) const {
     using Acc = acc_t<T>;
     const int S = scores.S;
-    const int64_t p = position % out.W;
-    const int64_t o = position / out.W % out.H;
-    const int64_t n = position / out.W / out.H;
+    const auto [n, o, p, _] = place_of(position, out, 1);
     Acc w[kMaxScales];
     Acc g[kMaxScales];
     for (int s = 0; s < S; ++s) {
@@ -124,17 +117,16 @@ struct ScoreBackwardElement {
 
   __device__ void operator()(int64_t index) const {
     using Acc = acc_t<T>;
-    const int64_t c = index % C;
-    const int64_t j = index / C % columns.n_in;
-    const int64_t i = index / C / columns.n_in % rows.n_in;
-    const int64_t first = index / C / columns.n_in / rows.n_in * rows.n_out * columns.n_out;
+    const Place at_input = place_of(index, {rows.n_in, columns.n_in}, C);
+    const int64_t c = at_input.c;
+    const int64_t first = at_input.n * rows.n_out * columns.n_out;
     const auto term = [=, this](int64_t position) {
       const int64_t at = (first + position) * C + c;
       if (mode == Merge::max) return winner[at] == s ? load(dmerged[at]) : Acc(0);
       return (mode == Merge::attention ? load(weights[(first + position) * S + s]) : average_weight<Acc>(S)) *
              load(dmerged[at]);
     };
-    store(dscore + index, gather<Acc>(rows, columns, i, j, term));
+    store(dscore + index, gather<Acc>(rows, columns, at_input.row, at_input.column, term));
   }
 };
 
