@@ -76,6 +76,7 @@ _LENGTHS = {
     "transform": {"mean_bgr": 3},
     "synthetic": {"size": 2},
 }
+SYNTHETIC_NOTE = "synthetic stand-in, not comparable with the paper's data"
 UNFELT = ("solver.snapshot", "solver.display")  # keys that change no number
 _HEADER = {"title": str, "source": str, "metric": str, "stand_in": str, "extends": str, "note": str}
 
@@ -99,7 +100,7 @@ class Protocol:
     """One table, resolved.
 
     name: The file's stem.
-    title, metric, source, note: From the header; metric is "mean_iou" or a class name.
+    title, metric, source, note: From the header; metric is "mean_iou" or a class name, note what every output must say.
     stand_in: The protocol that runs where no data root is given, or "".
     sha256: Of the file and of the one that it extends.
     rows: In the paper's order.
@@ -329,7 +330,9 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
         header["title"],
         header["metric"],
         header["source"],
-        header["note"],
+        "; ".join(
+            dict.fromkeys(note for note in (SYNTHETIC_NOTE if "synthetic" in common else "", header["note"]) if note)
+        ),
         header["stand_in"],
         sha256.hexdigest(),
         rows,

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1
-SYNTHETIC_NOTE = "synthetic stand-in, not comparable with the paper's data"
 # What must be in a record; a reader refuses a file that lacks any of it.
 KEYS = (
     "format",

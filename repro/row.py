@@ -24,7 +24,7 @@ from .metrics import iou
 from .models import build
 from .ops import backend
 from .protocol import UNFELT, Protocol, Row, settings_sha256
-from .records import FORMAT, SYNTHETIC_NOTE, git_state, read_record, record_path, write_record
+from .records import FORMAT, git_state, read_record, record_path, write_record
 from .train import train
 
 
@@ -191,7 +191,7 @@ def run_row(protocol: Protocol, row: Row, seed: int, inputs: Inputs, options: Op
         "loss_curve": curve,
         "deviates": deviates,
         "synthetic": protocol.synthetic,
-        "note": SYNTHETIC_NOTE if protocol.synthetic else "",
+        "note": protocol.note,
         "settings": settings,
         "provenance": made_from | {"backend": backend()},
         "run": machine(device) | {"seconds": seconds + time.monotonic() - started, "train_seconds": seconds},

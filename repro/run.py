@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .inputs import load_weights, prepare
 from .models import build
 from .protocol import Protocol, Row, load_protocol
-from .records import SYNTHETIC_NOTE, git_state, record_path
+from .records import git_state, record_path
 from .row import Options, existing_record, log, run_row
 from .tables import as_markdown, as_text, metric_name, per_class_line
 
@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
     stand_in = load_protocol(arguments.table).stand_in if arguments.data_root is None else ""
     protocol = load_protocol(stand_in or arguments.table, arguments.set)
     if stand_in:
-        log(f"{arguments.table}: no --data-root given, so its stand-in {protocol.name} runs: {SYNTHETIC_NOTE}")
+        log(f"{arguments.table}: no --data-root given, so its stand-in {protocol.name} runs: {protocol.note}")
     if arguments.seeds < 1 or not 0 <= arguments.seed <= 2**32 - arguments.seeds:
         raise ValueError(
             f"--seeds, --seed: must be at least 1 and 0..2^32-1; got {arguments.seeds}, {arguments.seed}; correct them"

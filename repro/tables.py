@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from .protocol import Protocol, Row
-from .records import SYNTHETIC_NOTE
 
 Records = dict[str, list[dict[str, Any]]]  # row id -> its records, one per seed
 
@@ -49,7 +48,7 @@ def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
 def notes(protocol: Protocol, records: Records) -> list[str]:
     """Says what a reader of the table must know: stand-in data, seeds, deviations from the protocol."""
     every = [record for found in records.values() for record in found]
-    result = [SYNTHETIC_NOTE] if protocol.synthetic else []
+    result = [protocol.note] if protocol.note else []
     seeds = sorted({record["seed"] for record in every})
     if len(seeds) > 1:
         result.append(f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}")

@@ -19,7 +19,8 @@ from repro import run as run_module
 from repro.data import synthetic
 from repro.models import build
 from repro.ops import backend
-from repro.records import KEYS, SYNTHETIC_NOTE, read_record
+from repro.protocol import SYNTHETIC_NOTE
+from repro.records import KEYS, read_record
 from repro.weights import save_caffemodel
 
 ROWS = ("baseline", "max2", "attention3-extra")

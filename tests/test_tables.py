@@ -3,8 +3,7 @@
 import pytest
 from tiny import write_protocol
 
-from repro.protocol import load_protocol
-from repro.records import SYNTHETIC_NOTE
+from repro.protocol import SYNTHETIC_NOTE, load_protocol
 from repro.tables import as_markdown, as_text, notes, orderings, per_class_line, spread, table_lines
 
 SYNTHETIC = "[common.synthetic]\nnum_train = 1\nnum_val = 1\nsize = [9, 9]\nseed = 1\n\n[common.test]"
