@@ -63,7 +63,7 @@ void merge_scores(Cuda, Merge mode, Maps<const T> scores, const T* logits, Size 
 //   dweights  (N, S, out.H, out.W), or null for zeros; attention only
 //   weights   (N, S, out.H, out.W), as merge_scores wrote them; attention only
 //   winner    (N, C, out.H, out.W) uint8 scratch: the map that each maximum came from; max only
-//   dscores   S maps (N, C, H_s, W_s)    output; a null map is not wanted
+//   dscores   S maps (N, C, H_s, W_s)    output
 //   dlogits   (N, S, out.H, out.W)       output, before the adjoint of the logits' own Interp; attention only, may be
 //   null
 // Caffe: src/caffe/layers/eltwise_layer.cpp, MAX: between maps 0 and 1 an equal value counts for map 1, a later map

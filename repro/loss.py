@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 import torch
 from torch.nn import functional as F
 
-from .models import OUTPUT_STRIDE, Output
+from .models import Output, output_stride
 from .ops import interp
 
 _LARGEST_TERM = -float(
@@ -86,12 +85,11 @@ def losses(
     Paper: section 3, "Extra supervision". Caffe: a scale whose output stride is a whole number of pixels is compared with labels of that stride; another scale (0.75)
         has its scores resized to the finest map, since Interp cannot shrink labels by 3/4 (the authors' own comment).
     """
-    finest_stride = Fraction(OUTPUT_STRIDE) / Fraction(scales[0]).limit_denominator(64)
-    finest_labels = shrink_labels(labels, int(finest_stride))
+    finest_labels = shrink_labels(labels, int(output_stride(scales[0])))
     result = {"loss": softmax_loss(output.merged, finest_labels, ignore_label)}
     if extra_supervision:
         for scale, scores in zip(scales, output.scores, strict=True):
-            stride = Fraction(OUTPUT_STRIDE) / Fraction(scale).limit_denominator(64)
+            stride = output_stride(scale)
             if stride.denominator == 1:
                 term = softmax_loss(scores, shrink_labels(labels, int(stride)), ignore_label)
             else:

@@ -110,8 +110,6 @@ def test_any_shape_agrees_with_the_float64_reference(case):
             objective = objective + (weights * dweights.to(dtype)).sum()
         objective.backward()
         results.append([merged.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)])
-    if mode == "max" and relative_error(results[1][0], results[2][0]) == 0:
-        results = [r[:1] for r in results]
     for kernel, low, high, kernel64 in zip(*results, strict=True):
         assert relative_error(kernel64, high) < 1e-11
         if mode != "max":  # float32 may see another maximum; float64 above has shown the rule

@@ -277,6 +277,7 @@ def test_scaled_size(side, scale, expected):
     [
         ({"scales": [0.5, 1]}, "scales must descend"),
         ({"scales": []}, "scales must descend"),
+        ({"scales": [1.5, 1]}, "first scale's score must stand for a whole number of pixels"),
         ({"merge": "sum"}, 'merge must be "none"'),
         ({"merge": "none"}, 'merge must be "none" for one scale'),
         ({"attention_layers": 3}, "layers must be 1 or 2"),

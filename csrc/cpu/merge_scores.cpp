@@ -115,7 +115,6 @@ void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights,
   }
 
   for (int s = 0; s < S; ++s) {
-    if (dscores.data[s] == nullptr) continue;
     const Size in = dscores.size[s];
     const auto rows = readers<Acc>(Axis(in.H, out.H));
     const auto columns = readers<Acc>(Axis(in.W, out.W));

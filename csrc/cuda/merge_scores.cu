@@ -145,7 +145,6 @@ void merge_scores_backward(Cuda device, Merge mode, const T* dmerged, const T* d
   if (dlogits != nullptr)
     for_each(device, positions, LogitsBackwardElement<T>{dmerged, dweights, scores, weights, C, out, dlogits});
   for (int s = 0; s < scores.S; ++s) {
-    if (dscores.data[s] == nullptr) continue;
     const Size in = dscores.size[s];
     for_each(device, N * in.H * in.W * C,
              ScoreBackwardElement<T>{mode, s, scores.S, dmerged, weights, winner, Axis(in.H, out.H), Axis(in.W, out.W),

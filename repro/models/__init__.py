@@ -2,6 +2,6 @@
 
 from .attention import Attention
 from .largefov import OUTPUT_STRIDE, LargeFOV
-from .multiscale import MultiScale, Output, build
+from .multiscale import MultiScale, Output, build, output_stride
 
-__all__ = ["OUTPUT_STRIDE", "Attention", "LargeFOV", "MultiScale", "Output", "build"]
+__all__ = ["OUTPUT_STRIDE", "Attention", "LargeFOV", "MultiScale", "Output", "build", "output_stride"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..ops import interp, merge_scores
 from .attention import Attention
-from .largefov import LargeFOV, scaled_channels
+from .largefov import OUTPUT_STRIDE, LargeFOV, scaled_channels
 from .layers import Dropout, convolutions, fill
 
 
@@ -31,12 +31,22 @@ class Output(NamedTuple):
     logits: torch.Tensor | None
 
 
+def exact(scale: float) -> Fraction:
+    """Reads a scale as the fraction p/q that it stands for: 0.75 is 3/4."""
+    return Fraction(scale).limit_denominator(64)
+
+
+def output_stride(scale: float) -> Fraction:
+    """Computes how many pixels of the unscaled input one score of a scaled input stands for: 8 for 1, 16 for 0.5, 32/3 for 0.75."""
+    return OUTPUT_STRIDE / exact(scale)
+
+
 def scaled_size(side: int, scale: float) -> int:
     """Computes the side of an input scaled by p/q: shrink q, then zoom p, as one resize: 321 -> 241 for 3/4.
 
     Caffe: src/caffe/layers/interp_layer.cpp, Reshape, with shrink_factor q and zoom_factor p.
     """
-    ratio = Fraction(scale).limit_denominator(64)
+    ratio = exact(scale)
     shrunk = (side - 1) // ratio.denominator + 1
     return shrunk + (shrunk - 1) * (ratio.numerator - 1)
 
@@ -113,6 +123,11 @@ def check_model(model: dict) -> None:
     if not scales or not descending or not all(0 < s <= 2 for s in scales):
         raise ValueError(
             f"MultiScale: scales must descend within (0, 2], e.g. [1, 0.75, 0.5]; got {list(scales)}; correct model.scales"
+        )
+    if output_stride(scales[0]).denominator != 1:
+        raise ValueError(
+            f"MultiScale: the first scale's score must stand for a whole number of pixels, as 1 and 2 do; got {scales[0]}; "
+            "correct model.scales"
         )
     if merge not in ("none", "attention", "average", "max"):
         raise ValueError(
