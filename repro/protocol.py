@@ -3,82 +3,21 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
-import math
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from .protocol_schema import HEADER, NUMBER, ROW_KEYS, apply, check, check_facts, kind_name, matches, suggestion
 
 PROTOCOLS = Path(__file__).parents[1] / "protocols"
-
-_NUMBER = (int, float)
-# Every key of `[common.*]` and of a row, with its type; [x] is a list of x. Names are Caffe's where Caffe has the thing.
-SCHEMA: dict[str, dict[str, Any]] = {
-    "data": {
-        "images": str,  # folder under the data root
-        "labels": str,
-        "train_list": str,  # list name or path, see repro/data/lists.py
-        "num_train": int,  # images that the list must hold
-        "val_list": str,
-        "num_val": int,
-        "class_names": [str],  # in the order of the label values, background first
-        "ignore_label": int,
-        "obtain": str,  # where the data come from, for the message when they are missing
-    },
-    "model": {
-        "width": _NUMBER,  # of every hidden layer; 1 is the paper's network
-        "scales": [_NUMBER],
-        "merge": str,  # none, average, max, attention
-        "extra_supervision": bool,
-        "pool5a": bool,
-        "dropout_ratio": _NUMBER,
-        "filler": str,  # of the backbone where no weights are loaded
-        "filler_gain": _NUMBER,  # multiplies what the filler drew
-        "fc8_filler_std": _NUMBER,
-        "attention_input": str,
-        "attention_layers": int,
-        "attention_kernel": int,
-        "attention_filters": int,
-        "attention_filler_std": _NUMBER,
-        "lr_mult": [_NUMBER],  # weight, bias
-        "fc8_lr_mult": [_NUMBER],
-        "attention_lr_mult": [_NUMBER],
-        "decay_mult": [_NUMBER],
-    },
-    "weights": {"file": str, "obtain": str},
-    "transform": {"crop_size": int, "mirror": bool, "mean_bgr": [_NUMBER], "scale_factors": [_NUMBER]},
-    "solver": {
-        "base_lr": _NUMBER,
-        "lr_policy": str,
-        "gamma": _NUMBER,
-        "stepsize": int,
-        "power": _NUMBER,
-        "max_iter": int,
-        "batch_size": int,
-        "iter_size": int,
-        "momentum": _NUMBER,
-        "weight_decay": _NUMBER,
-        "clip_gradients": _NUMBER,  # 0: none
-        "snapshot": int,  # iterations between snapshots
-        "display": int,  # iterations between log lines
-    },
-    "test": {"crop_size": int, "batch_size": int},
-}
-# Only a stand-in has this section: what repro/data/synthetic.py draws.
-SYNTHETIC = {"num_train": int, "num_val": int, "size": [int], "seed": int}
-# How many values the lists of a fixed length hold.
-_LENGTHS = {
-    "model": {"lr_mult": 2, "fc8_lr_mult": 2, "attention_lr_mult": 2, "decay_mult": 2},
-    "transform": {"mean_bgr": 3},
-    "synthetic": {"size": 2},
-}
+# The paper's tables and its text, in its order. The other files are a table's stand-in and a stage of training.
+PAPER = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "text")
 SYNTHETIC_NOTE = "synthetic stand-in, not comparable with the paper's data"
 UNFELT = ("solver.snapshot", "solver.display")  # keys that change no number
-_HEADER = {"title": str, "source": str, "metric": str, "stand_in": str, "extends": str, "note": str}
 
 
 @dataclass(frozen=True)
@@ -87,12 +26,26 @@ class Row:
 
     id: Unique in its table.
     paper: The value as printed, percent; None where the paper has none.
-    settings: The row's complete `[common.*]` sections with its own keys applied.
+    settings: The row's complete `[common.*]` sections with its own keys applied; empty unless the status is "run".
+    status: "run"; "planned": the package cannot run it yet; or "quoted": another method's printed number, never run.
+    why: What is missing (planned), whose number it is (quoted), or what the paper says beside the number or in place of one.
+    metric: "mean_iou" or a class name.
+    of: "table1/attention3-extra": the row whose records this cell shows, which is not trained again; "" for a row of its own.
+    difference: The row from which the paper prints a difference, and the printed range; None where it prints a value.
+    dataset: The data set's folder under a common data root: "person_part", "voc2012" or "coco".
+    printed: `paper` with the digits of the file.
     """
 
     id: str
     paper: float | None
     settings: dict[str, dict[str, Any]]
+    status: str = "run"
+    why: str = ""
+    metric: str = "mean_iou"
+    of: str = ""
+    difference: tuple[str, float, float] | None = None
+    dataset: str = ""
+    printed: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,9 +55,11 @@ class Protocol:
     name: The file's stem.
     title, metric, source, note: From the header; metric is "mean_iou" or a class name, note what every output must say.
     stand_in: The protocol that runs where no data root is given, or "".
-    sha256: Of the file and of the one that it extends.
+    sha256: Of the file and of those that it takes rows or settings from.
     rows: In the paper's order.
     overrides: The `--set` keys that were applied.
+    dataset: As of the rows that name none.
+    tolerance: How far from the paper a measured value may lie, percentage points: "evaluate" released weights, "retrain".
     """
 
     name: str
@@ -116,11 +71,23 @@ class Protocol:
     sha256: str
     rows: list[Row]
     overrides: dict[str, Any] = field(default_factory=dict)
+    dataset: str = ""
+    tolerance: dict[str, float] = field(default_factory=dict)
 
     @property
     def synthetic(self) -> bool:
         """Whether the data are drawn by this package."""
-        return "synthetic" in self.rows[0].settings
+        return any("synthetic" in row.settings for row in self.rows)
+
+    @property
+    def view(self) -> bool:
+        """Whether every row shows another table's records."""
+        return all(row.of for row in self.rows)
+
+    @property
+    def runnable(self) -> list[Row]:
+        """The rows that are trained under this table's name."""
+        return [row for row in self.rows if row.status == "run" and not row.of]
 
     def row(self, row_id: str) -> Row:
         """Finds a row.
@@ -132,92 +99,16 @@ class Protocol:
             if row.id == row_id:
                 return row
         raise ValueError(
-            f"{self.name}: a row must be one of {', '.join(r.id for r in self.rows)}; got {row_id!r}{_suggestion(row_id, (r.id for r in self.rows))}"
+            f"{self.name}: a row must be one of {', '.join(r.id for r in self.rows)}; got {row_id!r}{suggestion(row_id, (r.id for r in self.rows))}"
         )
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; correct it"
+class _Layer(NamedTuple):
+    """A file: as it reads, its rows with the numbers as they are written, and its bytes."""
 
-
-def _matches(value: Any, kind: Any) -> bool:
-    if isinstance(kind, list):
-        return isinstance(value, list) and all(_matches(v, kind[0]) for v in value)
-    return (
-        isinstance(value, kind)
-        and (kind is bool or not isinstance(value, bool))
-        and not (isinstance(value, float) and not math.isfinite(value))
-    )
-
-
-def _kind_name(kind: Any) -> str:
-    if isinstance(kind, list):
-        return f"a list, each {_kind_name(kind[0])}"
-    return {str: "a string", dict: "a table", int: "an integer", bool: "true or false", _NUMBER: "a finite number"}[
-        kind
-    ]
-
-
-def _sections(settings: dict) -> dict[str, dict]:
-    return SCHEMA | ({"synthetic": SYNTHETIC} if "synthetic" in settings else {})
-
-
-def _apply(settings: dict[str, dict], changes: dict[str, Any], where: str) -> None:
-    """Puts `section -> key -> value` into settings, checking names and types."""
-    sections = _sections(settings | changes)
-    for section, table in changes.items():
-        if section not in sections or not isinstance(table, dict):
-            raise ValueError(
-                f"{where}: a section must be one of {', '.join(sections)}; got {section!r}{_suggestion(section, sections)}"
-            )
-        for key, value in table.items():
-            known = sections[section]
-            if key not in known:
-                every = [f"{s}.{k}" for s, keys in sections.items() for k in keys]
-                raise ValueError(
-                    f"{where}: a key of {section} must be known; got {section}.{key}{_suggestion(f'{section}.{key}', every)}"
-                )
-            if not _matches(value, known[key]):
-                raise ValueError(
-                    f"{where}: {section}.{key} must be {_kind_name(known[key])}; got {value!r}; correct it"
-                )
-            settings.setdefault(section, {})[key] = value
-
-
-def _check(settings: dict[str, dict], where: str) -> None:
-    """Checks that nothing is missing and that the values make sense together."""
-    missing = [f"{s}.{k}" for s, keys in _sections(settings).items() for k in keys if k not in settings.get(s, {})]
-    if missing:
-        raise ValueError(f"{where}: every key must be given; got none for {', '.join(missing)}; add to [common.*]")
-    for section, lengths in _LENGTHS.items():
-        for key, length in lengths.items():
-            if section in settings and len(settings[section][key]) != length:
-                raise ValueError(
-                    f"{where}: {section}.{key} must have {length} values; got {settings[section][key]}; correct it"
-                )
-    solver, transform, model = settings["solver"], settings["transform"], settings["model"]
-    for key in ("max_iter", "batch_size", "iter_size", "stepsize", "snapshot", "display"):
-        if solver[key] < 1:
-            raise ValueError(f"{where}: solver.{key} must be at least 1; got {solver[key]}; correct it")
-    if solver["lr_policy"] not in ("fixed", "step", "poly"):
-        raise ValueError(
-            f'{where}: solver.lr_policy must be "fixed", "step" or "poly"; got {solver["lr_policy"]!r}; correct it'
-        )
-    for section in ("transform", "test"):
-        if settings[section]["crop_size"] < 9 or settings[section]["crop_size"] % 8 != 1:
-            raise ValueError(
-                f"{where}: {section}.crop_size must be of the form 8k+1; got {settings[section]['crop_size']}; correct it"
-            )
-    if model["extra_supervision"] and 0.5 in model["scales"] and transform["crop_size"] % 16 != 1:
-        raise ValueError(
-            f"{where}: transform.crop_size must be of the form 16k+1 for labels at 1/16; got {transform['crop_size']}; correct it"
-        )
-    if settings["test"]["batch_size"] < 1 or not 0 < model["width"] <= 4 or not 0 <= model["dropout_ratio"] < 1:
-        raise ValueError(
-            f"{where}: test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; "
-            f"got {settings['test']['batch_size']}, {model['width']}, {model['dropout_ratio']}; correct them"
-        )
+    document: dict[str, Any]
+    written: list[dict[str, Any]]
+    content: bytes
 
 
 def parse_override(text: str) -> tuple[str, str, Any]:
@@ -237,17 +128,179 @@ def parse_override(text: str) -> tuple[str, str, Any]:
     return section, key, parsed
 
 
-def _read(path: Path) -> dict:
+def _path(table: str) -> Path:
+    return Path(table) if table.endswith(".toml") else PROTOCOLS / f"{table}.toml"
+
+
+def _read(path: Path) -> _Layer:
     if not path.is_file():
         names = sorted(p.stem for p in PROTOCOLS.glob("*.toml"))
         given = path.stem if path.parent == PROTOCOLS else str(path)
         raise ValueError(
-            f"repro.protocol: a table must be one of {', '.join(names)} or a .toml file; got {given!r}{_suggestion(given, names)}"
+            f"repro.protocol: a table must be one of {', '.join(names)} or a .toml file; got {given!r}{suggestion(given, names)}"
         )
+    content = path.read_bytes()
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: must be TOML; got {error}; correct it") from error
+    for key, value in document.items():
+        if key not in (*HEADER, "common", "row"):
+            raise ValueError(
+                f"{path.name}: a top-level key must be known; got {key!r}{suggestion(key, (*HEADER, 'common', 'row'))}"
+            )
+        kind = HEADER.get(key, dict if key == "common" else [dict])
+        if not matches(value, kind):
+            raise ValueError(f"{path.name}: {key} must be {kind_name(kind)}; got {value!r}; correct it")
+    tolerance = document.get("tolerance", {"evaluate": 0, "retrain": 0})
+    if set(tolerance) != {"evaluate", "retrain"} or not all(matches(v, NUMBER) and v >= 0 for v in tolerance.values()):
+        raise ValueError(
+            f"{path.name}: tolerance must be {{ evaluate = POINTS, retrain = POINTS }}; got {tolerance!r}; correct it"
+        )
+    return _Layer(document, tomllib.loads(content.decode(), parse_float=str).get("row", []), content)
+
+
+def _layers(path: Path) -> list[_Layer]:
+    """Reads a file and those that it extends, the base first."""
+    layers, seen = [_read(path)], [path]
+    while "extends" in layers[0].document:
+        base = _path(layers[0].document["extends"])
+        if base in seen:
+            raise ValueError(f"{path.name}: extends must not lead back to a file; got {base.stem!r} again; correct it")
+        seen.append(base)
+        layers.insert(0, _read(base))
+    return layers
+
+
+class _References:
+    """The rows of other protocols that a file names, each protocol read once.
+
+    Args:
+        reading: The files that are being read, which must not be led back to.
+    """
+
+    def __init__(self, reading: tuple[Path, ...]):
+        self.reading = reading
+        self.read: dict[Path, Protocol] = {}
+
+    def find(self, name: str, where: str, key: str) -> Row:
+        """Finds the row that "TABLE/ROW" means, as it stands in its file."""
+        table, slash, row_id = name.partition("/")
+        if not (table and slash and row_id):
+            raise ValueError(f'{where}: {key} must be "TABLE/ROW"; got {name!r}; correct it')
+        path = _path(table)
+        if path in self.reading:
+            raise ValueError(f"{where}: {key} must lead to another file; got {name!r}; correct it")
+        if path not in self.read:
+            self.read[path] = _load(path, {}, self.reading)
+        row = self.read[path].row(row_id)
+        if row.status != "run" or row.of:
+            got = f"shows {row.of}" if row.of else f"is {row.status}"
+            raise ValueError(f"{where}: {key} must be a row that is trained; got {name!r}, which {got}; correct it")
+        return row
+
+
+def _settings(
+    layers: list[_Layer], common: dict[str, dict], entry: dict[str, Any], base: Row | None, where: str
+) -> dict[str, dict]:
+    """Puts a row's own keys over those of the row that it extends, or over [common.*] and the rows of the same id in the extended files."""
+    settings = copy.deepcopy(base.settings if base else common)
+    namesakes = [row for layer in layers for row in layer.document.get("row", []) if row.get("id") == entry["id"]]
+    for row in [entry] if base else namesakes:
+        apply(settings, {key: value for key, value in row.items() if key not in ROW_KEYS}, where, ROW_KEYS)
+    return settings
+
+
+def _row(
+    layers: list[_Layer],
+    common: dict[str, dict],
+    header: dict[str, Any],
+    entry: dict[str, Any],
+    printed: str,
+    changes: dict[str, dict],
+    references: _References,
+    where: str,
+) -> Row:
+    """Resolves one `[[row]]`."""
+    check_facts(entry, where)
+    status, of = entry.get("status", "run"), entry.get("of", "")
+    key = "of" if of else "extends"
+    base = references.find(entry[key], where, key) if key in entry else None
+    if base and common:
+        raise ValueError(
+            f"{where}: {key} must not stand beside [common.*], from which such a row takes nothing; got common.{', common.'.join(common)}; drop one"
+        )
+    settings: dict[str, dict] = {}
+    if status == "run":
+        settings = copy.deepcopy(base.settings) if of else _settings(layers, common, entry, base, where)
+        apply(settings, changes, "--set")
+        check(settings, where)
+        if "stage" in settings:
+            references.find("{protocol}/{row}".format(**settings["stage"]), where, "stage")
+    metric = entry.get("metric", header["metric"])
+    if metric != "mean_iou" and settings and metric not in settings["data"]["class_names"]:
+        raise ValueError(f'{where}: metric must be "mean_iou" or a class name; got {metric!r}; correct it')
+    difference = None
+    if "difference" in entry:
+        references.find(entry["difference"]["row"], where, "difference.row")
+        difference = (entry["difference"]["row"], *entry["difference"]["between"])
+    return Row(
+        entry["id"],
+        entry.get("paper"),
+        settings,
+        status,
+        entry.get("why", ""),
+        metric,
+        of,
+        difference,
+        entry.get("dataset", base.dataset if base else header["dataset"]),
+        printed,
+    )
+
+
+def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Protocol:
+    layers = _layers(path)
+    references = _References((*reading, path))
+    common: dict[str, dict] = {}
+    header: dict[str, Any] = dict.fromkeys(HEADER, "") | {"tolerance": {}}
+    for layer in layers:
+        apply(common, layer.document.get("common", {}), path.name)
+        header |= {key: layer.document[key] for key in HEADER if key in layer.document}
+
+    rows: list[Row] = []
+    own = next((layer for layer in reversed(layers) if layer.document.get("row")), layers[-1])
+    for entry, written in zip(own.document.get("row", []), own.written, strict=True):
+        row_id = entry.get("id")
+        where = f"{path.name}, row {row_id!r}"
+        if (
+            not isinstance(row_id, str)
+            or not row_id.replace("-", "").replace("_", "").isalnum()
+            or row_id in [r.id for r in rows]
+        ):
+            raise ValueError(
+                f"{where}: id must be a unique name of letters, digits, - and _; got {row_id!r}; correct it"
+            )
+        rows.append(_row(layers, common, header, entry, written.get("paper", ""), changes, references, where))
+    if not rows:
+        raise ValueError(f"{path.name}: there must be at least one [[row]]; got none; add one")
+
+    sha256 = hashlib.sha256(b"".join(layer.content for layer in reversed(layers)))
+    for read in sorted(references.read):
+        sha256.update(references.read[read].sha256.encode())
+    notes = (SYNTHETIC_NOTE if "synthetic" in common else "", header["note"])
+    return Protocol(
+        path.stem,
+        header["title"],
+        header["metric"],
+        header["source"],
+        "; ".join(dict.fromkeys(note for note in notes if note)),
+        header["stand_in"],
+        sha256.hexdigest(),
+        rows,
+        {f"{section}.{key}": value for section, table in changes.items() for key, value in table.items()},
+        header["dataset"],
+        header["tolerance"],
+    )
 
 
 def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
@@ -260,84 +313,11 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
     Raises:
         ValueError: The file, a key, a type or a value is wrong; one line, with a suggestion where there is one.
     """
-    path = Path(table) if table.endswith(".toml") else PROTOCOLS / f"{table}.toml"
-    document = _read(path)
-    sha256 = hashlib.sha256(path.read_bytes())
-    documents = [document]
-    if "extends" in document:
-        base = PROTOCOLS / f"{document['extends']}.toml"
-        documents.insert(0, _read(base))
-        sha256.update(base.read_bytes())
-
-    common: dict[str, dict] = {}
-    header = dict.fromkeys(_HEADER, "")
-    for layer in documents:
-        for key, value in layer.items():
-            if key not in (*_HEADER, "common", "row"):
-                raise ValueError(
-                    f"{path.name}: a top-level key must be known; got {key!r}{_suggestion(key, (*_HEADER, 'common', 'row'))}"
-                )
-            kind = _HEADER.get(key, dict if key == "common" else [dict])
-            if not _matches(value, kind):
-                raise ValueError(f"{path.name}: {key} must be {_kind_name(kind)}; got {value!r}; correct it")
-        _apply(common, layer.get("common", {}), path.name)
-        header |= {key: layer[key] for key in _HEADER if key in layer}
     changes: dict[str, dict] = {}
     for text in overrides:
         section, key, value = parse_override(text)
         changes.setdefault(section, {})[key] = value
-
-    rows: list[Row] = []
-    for entry in next((d["row"] for d in reversed(documents) if "row" in d), []):
-        own = {key: value for key, value in entry.items() if key not in ("id", "paper")}
-        row_id = entry.get("id")
-        where = f"{path.name}, row {row_id!r}"
-        if (
-            not isinstance(row_id, str)
-            or not row_id.replace("-", "").replace("_", "").isalnum()
-            or row_id in [r.id for r in rows]
-        ):
-            raise ValueError(
-                f"{where}: id must be a unique name of letters, digits, - and _; got {row_id!r}; correct it"
-            )
-        if not isinstance(entry.get("paper", 0.0), float):
-            raise ValueError(
-                f"{where}: paper must be the printed number, with its decimals; got {entry['paper']!r}; correct it"
-            )
-        settings = copy.deepcopy(common)
-        _apply(settings, own, where)
-        _apply(settings, changes, "--set")
-        _check(settings, where)
-        if header["metric"] not in ("mean_iou", *settings["data"]["class_names"]):
-            raise ValueError(
-                f'{where}: metric must be "mean_iou" or a class name; got {header["metric"]!r}; correct it'
-            )
-        shared = [
-            section
-            for section in ("data", "synthetic", "weights")
-            if rows and settings.get(section) != rows[0].settings.get(section)
-        ]
-        if shared:
-            raise ValueError(
-                f"{where}: all rows must share [common.{shared[0]}]; got another one; make a table of its own for the row"
-            )
-        rows.append(Row(row_id, entry.get("paper"), settings))
-    if not rows:
-        raise ValueError(f"{path.name}: there must be at least one [[row]]; got none; add one")
-    flat = {f"{section}.{key}": value for section, table_ in changes.items() for key, value in table_.items()}
-    return Protocol(
-        path.stem,
-        header["title"],
-        header["metric"],
-        header["source"],
-        "; ".join(
-            dict.fromkeys(note for note in (SYNTHETIC_NOTE if "synthetic" in common else "", header["note"]) if note)
-        ),
-        header["stand_in"],
-        sha256.hexdigest(),
-        rows,
-        flat,
-    )
+    return _load(_path(table), changes, ())
 
 
 def settings_sha256(settings: dict) -> str:

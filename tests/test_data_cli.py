@@ -196,8 +196,9 @@ def test_coco(labels, capsys, monkeypatch):
     assert "val: drawn from 40 sorted ids with seed 4\n" in capsys.readouterr().out
     assert len((labels / "out/ImageSets/val.txt").read_text().splitlines()) == 6
     monkeypatch.setattr("repro.data.__main__.prepare_coco", lambda *given: [given[3]])
-    assert main([*arguments, "--list", "train"]) == 0
-    assert capsys.readouterr().out == "train\n"
+    for name in ("train", "train2014"):
+        assert main([*arguments, "--list", name]) == 0
+        assert capsys.readouterr().out == f"{name}\n"
 
 
 def test_program(labels):

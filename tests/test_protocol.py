@@ -1,4 +1,4 @@
-"""Protocols: the paper's numbers in them, how they resolve, and what is refused."""
+"""Protocols: how they resolve, and which files are refused."""
 
 import re
 from pathlib import Path
@@ -7,36 +7,11 @@ import pytest
 from tiny import PROTOCOL, write_protocol
 
 from repro import protocol as protocol_module
-from repro.protocol import PROTOCOLS, SCHEMA, UNFELT, load_protocol, parse_override, settings_sha256
-
-# The paper's tables 1 and 3, in the order baseline, then {1, .5} and {1, .75, .5}: max w/o, w/; average w/o, w/; attention w/o, w/.
-TABLE1 = [51.91, 52.90, 55.26, 52.71, 55.17, 53.49, 55.85, 53.02, 55.78, 52.56, 55.72, 53.12, 56.39]
-TABLE3 = [62.28, 64.81, 67.43, 64.86, 67.79, 65.27, 68.24, 65.15, 67.79, 63.92, 67.98, 64.37, 69.08]
-GRID = {"baseline": ([1], "none", False)} | {
-    f"{merge}{len(scales)}{'-extra' if extra else ''}": (scales, merge, extra)
-    for scales in ([1, 0.5], [1, 0.75, 0.5])
-    for merge in ("max", "average", "attention")
-    for extra in (False, True)
-}
+from repro.protocol import PROTOCOLS, load_protocol, parse_override
 
 
 def fails(message):
     return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
-
-
-@pytest.mark.parametrize(("name", "values"), [("table1", TABLE1), ("table3", TABLE3)])
-def test_rows_are_the_papers(name, values):
-    protocol = load_protocol(name)
-    assert [row.paper for row in protocol.rows] == values
-    assert {
-        row.id: tuple(row.settings["model"][k] for k in ("scales", "merge", "extra_supervision"))
-        for row in protocol.rows
-    } == GRID
-    assert protocol.name == name
-    assert protocol.metric == "mean_iou"
-    assert name[-1] in protocol.source
-    assert not protocol.synthetic
-    assert protocol.overrides == {}
 
 
 @pytest.mark.parametrize("path", sorted(PROTOCOLS.glob("*.toml")), ids=lambda path: path.stem)
@@ -47,60 +22,6 @@ def test_every_shipped_protocol_loads(path):
         stand_in = load_protocol(protocol.stand_in)
         assert stand_in.synthetic
         assert [(row.id, row.paper) for row in stand_in.rows] == [(row.id, row.paper) for row in protocol.rows]
-
-
-def test_rows_differ_only_in_what_the_grid_says():
-    first, *others = load_protocol("table1").rows
-    for row in others:
-        for section, table in row.settings.items():
-            for key, value in table.items():
-                assert value == first.settings[section][key] or (section, key) in {
-                    ("model", "scales"),
-                    ("model", "merge"),
-                    ("model", "extra_supervision"),
-                }
-
-
-def test_settings_of_the_paper():
-    settings = load_protocol("table3").row("attention3-extra").settings
-    assert settings["solver"] == {
-        "base_lr": 0.001,
-        "lr_policy": "step",
-        "gamma": 0.1,
-        "stepsize": 2000,
-        "power": 0.9,
-        "max_iter": 6000,
-        "batch_size": 30,
-        "iter_size": 1,
-        "momentum": 0.9,
-        "weight_decay": 0.0005,
-        "clip_gradients": 0.0,
-        "snapshot": 500,
-        "display": 20,
-    }
-    assert (settings["data"]["num_train"], settings["data"]["num_val"], len(settings["data"]["class_names"])) == (
-        10582,
-        1449,
-        21,
-    )
-    assert (settings["transform"]["crop_size"], settings["test"]["crop_size"]) == (321, 513)
-    assert settings["transform"]["mean_bgr"] == [104.008, 116.669, 122.675]
-    model = settings["model"]
-    assert [model[k] for k in ("lr_mult", "fc8_lr_mult", "attention_lr_mult", "decay_mult")] == [
-        [1, 2],
-        [10, 20],
-        [10, 20],
-        [1, 0],
-    ]
-    assert (
-        model["width"],
-        model["pool5a"],
-        model["attention_input"],
-        model["attention_filters"],
-        model["fc8_filler_std"],
-    ) == (1, True, "fc7", 512, 0.01)
-    table1 = load_protocol("table1").rows[0].settings["data"]
-    assert (table1["num_train"], table1["num_val"], len(table1["class_names"])) == (1716, 1817, 7)
 
 
 def test_rows_apply_their_own_keys_and_overrides_win(tmp_path):
@@ -135,81 +56,6 @@ def test_override_forms(text, expected):
 def test_override_without_a_key_is_refused(text):
     with fails(f"--set: must be section.key=value; got {text!r}; for example --set solver.max_iter=200"):
         parse_override(text)
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        (
-            "solver.maxiter=3",
-            "--set: a key of solver must be known; got solver.maxiter; did you mean 'solver.max_iter'?",
-        ),
-        (
-            "model.batch_size=3",
-            "--set: a key of model must be known; got model.batch_size; did you mean 'solver.batch_size'?",
-        ),
-        (
-            "sovler.max_iter=3",
-            "--set: a section must be one of data, model, weights, transform, solver, test; got 'sovler'; did you mean 'solver'?",
-        ),
-        (
-            "qqq.max_iter=3",
-            "--set: a section must be one of data, model, weights, transform, solver, test; got 'qqq'; correct it",
-        ),
-        ("solver.max_iter=3.5", "--set: solver.max_iter must be an integer; got 3.5; correct it"),
-        ("solver.max_iter=true", "--set: solver.max_iter must be an integer; got True; correct it"),
-        ("model.pool5a=1", "--set: model.pool5a must be true or false; got 1; correct it"),
-        ("solver.base_lr=much", "--set: solver.base_lr must be a finite number; got 'much'; correct it"),
-        ("solver.base_lr=nan", "--set: solver.base_lr must be a finite number; got nan; correct it"),
-        ("solver.clip_gradients=inf", "--set: solver.clip_gradients must be a finite number; got inf; correct it"),
-        ("model.merge=3", "--set: model.merge must be a string; got 3; correct it"),
-        ("model.scales=1", "--set: model.scales must be a list, each a finite number; got 1; correct it"),
-        (
-            "model.scales=[1, true]",
-            "--set: model.scales must be a list, each a finite number; got [1, True]; correct it",
-        ),
-    ],
-)
-def test_wrong_overrides(tmp_path, override, message):
-    with fails(message):
-        load_protocol(write_protocol(tmp_path), [override])
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("solver.max_iter=0", "solver.max_iter must be at least 1; got 0; correct it"),
-        ("solver.iter_size=-1", "solver.iter_size must be at least 1; got -1; correct it"),
-        ("solver.lr_policy=exp", 'solver.lr_policy must be "fixed", "step" or "poly"; got \'exp\'; correct it'),
-        ("transform.crop_size=32", "transform.crop_size must be of the form 8k+1; got 32; correct it"),
-        ("test.crop_size=1", "test.crop_size must be of the form 8k+1; got 1; correct it"),
-        ("model.lr_mult=[1]", "model.lr_mult must have 2 values; got [1]; correct it"),
-        ("transform.mean_bgr=[1, 2]", "transform.mean_bgr must have 3 values; got [1, 2]; correct it"),
-        (
-            "test.batch_size=0",
-            "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 0, 0.03125, 0.5; correct them",
-        ),
-        (
-            "model.width=0",
-            "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 2, 0, 0.5; correct them",
-        ),
-        (
-            "model.dropout_ratio=1",
-            "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 2, 0.03125, 1; correct them",
-        ),
-    ],
-)
-def test_values_that_make_no_sense(tmp_path, override, message):
-    with fails(f"tiny.toml, row 'baseline': {message}"):
-        load_protocol(write_protocol(tmp_path), [override])
-
-
-def test_crop_for_labels_at_one_sixteenth(tmp_path):
-    with fails(
-        "tiny.toml, row 'attention3-extra': transform.crop_size must be of the form 16k+1 for labels at 1/16; got 41; correct it"
-    ):
-        load_protocol(write_protocol(tmp_path), ["transform.crop_size=41"])
-    load_protocol(write_protocol(tmp_path), ["transform.crop_size=41", "model.extra_supervision=false"])
 
 
 @pytest.mark.parametrize(
@@ -257,8 +103,12 @@ def test_crop_for_labels_at_one_sixteenth(tmp_path):
             "tiny.toml, row 'baseline': metric must be \"mean_iou\" or a class name; got 'cat'; correct it",
         ),
         (
-            ('id = "max2"', 'id = "max2"\ndata.val_list = "other"'),
-            "tiny.toml, row 'max2': all rows must share [common.data]; got another one; make a table of its own for the row",
+            ('source = "nowhere"', 'source = "nowhere"\ntolerance = { evaluate = 0.5 }'),
+            "tiny.toml: tolerance must be { evaluate = POINTS, retrain = POINTS }; got {'evaluate': 0.5}; correct it",
+        ),
+        (
+            ('source = "nowhere"', 'source = "nowhere"\ntolerance = { evaluate = 0.5, retrain = -1 }'),
+            "tiny.toml: tolerance must be { evaluate = POINTS, retrain = POINTS }; got {'evaluate': 0.5, 'retrain': -1}; correct it",
         ),
     ],
 )
@@ -335,26 +185,171 @@ def test_extends_takes_over_what_the_file_does_not_state(tmp_path, monkeypatch):
         load_protocol("lost")
 
 
-def changed(value):
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, list):
-        return [*value, value[0]] if value else [1]
-    return value + "x" if isinstance(value, str) else value + 1
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """Writes protocols that refer to one another: `tables(other="...")` writes other.toml beside tiny.toml."""
+    monkeypatch.setattr(protocol_module, "PROTOCOLS", tmp_path)
+    write_protocol(tmp_path)
+
+    def write(**files):
+        for name, text in files.items():
+            (tmp_path / f"{name}.toml").write_text(text)
+        return load_protocol("other")
+
+    return write
 
 
-def test_fingerprint_changes_with_every_key_that_is_felt(tmp_path):
-    settings = load_protocol(write_protocol(tmp_path)).rows[0].settings
-    base = settings_sha256(settings)
-    for section, keys in SCHEMA.items():
-        for key in keys:
-            other = settings | {section: settings[section] | {key: changed(settings[section][key])}}
-            assert (settings_sha256(other) == base) == (f"{section}.{key}" in UNFELT), f"{section}.{key}"
-    assert UNFELT == ("solver.snapshot", "solver.display")
-    assert (
-        settings_sha256({section: dict(reversed(table.items())) for section, table in reversed(settings.items())})
-        == base
+def test_a_row_that_extends_another_states_only_the_difference(tables):
+    text = 'metric = "mean_iou"\n[[row]]\nid = "wide"\nextends = "tiny/attention3-extra"\nmodel.attention_filters = 9\npaper = 1.50\n'
+    other = tables(other=text)
+    base = load_protocol("tiny").row("attention3-extra")
+    (row,) = other.rows
+    assert row.settings["model"] == base.settings["model"] | {"attention_filters": 9}
+    assert {k: v for k, v in row.settings.items() if k != "model"} == {
+        k: v for k, v in base.settings.items() if k != "model"
+    }
+    assert (row.id, row.paper, row.printed, row.status, row.of) == ("wide", 1.5, "1.50", "run", "")
+    assert other.runnable == [row]
+    assert not other.view
+    (overridden,) = load_protocol("other", ["model.attention_filters=3", "solver.max_iter=2"]).rows
+    assert overridden.settings["model"]["attention_filters"] == 3
+    assert overridden.settings["solver"]["max_iter"] == 2
+    assert base.settings["model"]["attention_filters"] == 512
+
+
+def test_a_view_shares_the_settings_of_its_rows(tables):
+    header = 'title = "View"\nmetric = "ball"\ndataset = "coco"\n'
+    view = tables(
+        other=f'{header}[[row]]\nid = "a"\nof = "tiny/max2"\n[[row]]\nid = "b"\nof = "tiny/max2"\nmetric = "box"\n'
     )
+    base = load_protocol("tiny")
+    assert view.view
+    assert view.runnable == []
+    assert [(row.of, row.metric, row.settings) for row in view.rows] == [
+        ("tiny/max2", "ball", base.row("max2").settings),
+        ("tiny/max2", "box", base.row("max2").settings),
+    ]
+    assert (
+        load_protocol("other", ["model.width=0.5"]).rows[0].settings
+        == load_protocol("tiny", ["model.width=0.5"]).row("max2").settings
+    )
+    assert not base.view
+    assert base.runnable == base.rows
+
+
+def test_the_fingerprint_covers_what_is_referred_to(tables, tmp_path):
+    other = tables(other='[[row]]\nid = "a"\nof = "tiny/max2"\nmetric = "box"\n')
+    write_protocol(tmp_path, ("gamma = 0.1", "gamma = 0.2"))
+    assert load_protocol("other").sha256 != other.sha256
+
+
+def test_rows_that_do_not_run_have_facts_alone(tables):
+    text = """
+dataset = "coco"
+tolerance = { evaluate = 0.5, retrain = 1 }
+metric = "mean_iou"
+[[row]]
+id = "crf"
+paper = 70.30
+status = "planned"
+why = "the CRF"
+[[row]]
+id = "theirs"
+paper = 69.8
+status = "quoted"
+why = "ParseNet"
+dataset = "voc2012"
+[[row]]
+id = "kernel1"
+extends = "tiny/max2"
+difference = { row = "tiny/baseline", between = [-0.4, 0] }
+"""
+    other = tables(other=text)
+    planned, quoted, run = other.rows
+    assert (planned.status, planned.why, planned.paper, planned.printed) == ("planned", "the CRF", 70.3, "70.30")
+    assert (planned.settings, planned.dataset, planned.metric) == ({}, "coco", "mean_iou")
+    assert (quoted.status, quoted.why, quoted.dataset, quoted.settings) == ("quoted", "ParseNet", "voc2012", {})
+    assert (run.status, run.difference, run.paper, run.printed) == ("run", ("tiny/baseline", -0.4, 0), None, "")
+    assert other.runnable == [run]
+    assert not other.synthetic
+    assert (other.dataset, other.tolerance) == ("coco", {"evaluate": 0.5, "retrain": 1})
+    tiny = load_protocol("tiny")
+    assert (tiny.dataset, tiny.tolerance, tiny.rows[0].dataset) == ("", {}, "")
+    changed = load_protocol("other", ["model.width=0.5"])
+    assert [row.settings.get("model", {}).get("width") for row in changed.rows] == [None, None, 0.5]
+
+
+def test_a_row_keeps_its_model_in_a_file_that_extends_its_own(tables):
+    head = 'extends = "tiny"\n[common.solver]\nmax_iter = 2\n[common.submission]\nlist = "test"\nnum = 5\n'
+    other = tables(other=head + '[[row]]\nid = "max2"\npaper = 1.25\n[[row]]\nid = "baseline"\nmodel.width = 0.5\n')
+    base = load_protocol("tiny")
+    assert [(row.id, row.paper, row.printed) for row in other.rows] == [("max2", 1.25, "1.25"), ("baseline", None, "")]
+    assert other.rows[0].settings["model"] == base.row("max2").settings["model"]
+    assert other.rows[1].settings["model"] == base.row("baseline").settings["model"] | {"width": 0.5}
+    assert [row.settings["solver"]["max_iter"] for row in other.rows] == [2, 2]
+    assert other.rows[0].settings["submission"] == {"list": "test", "num": 5}
+    assert "submission" not in base.rows[0].settings
+
+
+def test_a_chain_of_files(tables):
+    middle = 'extends = "tiny"\ntitle = "Middle"\n[common.solver]\ngamma = 0.5\nmax_iter = 2\n'
+    other = tables(middle=middle, other='extends = "middle"\n[common.solver]\nmax_iter = 3\n')
+    assert [row.id for row in other.rows] == ["baseline", "max2", "attention3-extra"]
+    assert [other.rows[0].settings["solver"][key] for key in ("gamma", "max_iter", "momentum")] == [0.5, 3, 0.9]
+    assert (other.title, load_protocol("middle").rows[0].settings["solver"]["max_iter"]) == ("Middle", 2)
+
+
+def test_a_stage_names_a_row_that_is_trained(tables):
+    stage = 'extends = "tiny"\n[common.stage]\nprotocol = "first"\nrow = "{}"\n'
+    first = 'extends = "tiny"\n[[row]]\nid = "largefov"\nmodel.scales = [1]\nmodel.merge = "none"\nmodel.extra_supervision = false\n'
+    other = tables(first=first, other=stage.format("largefov"))
+    assert other.rows[0].settings["stage"] == {"protocol": "first", "row": "largefov"}
+    with fails("first: a row must be one of largefov; got 'largefow'; did you mean 'largefov'?"):
+        tables(other=stage.format("largefow"))
+    with fails("other.toml, row 'baseline': every key must be given; got none for stage.row; add to [common.*]"):
+        tables(other=stage.replace('row = "{}"\n', ""))
+
+
+ROW = '[[row]]\nid = "a"\nmetric = "mean_iou"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f'{ROW}of = "tiny"\n', "other.toml, row 'a': of must be \"TABLE/ROW\"; got 'tiny'; correct it"),
+        (f'{ROW}extends = "tiny/"\n', "other.toml, row 'a': extends must be \"TABLE/ROW\"; got 'tiny/'; correct it"),
+        (f'{ROW}of = "other/a"\n', "other.toml, row 'a': of must lead to another file; got 'other/a'; correct it"),
+        (f'{ROW}of = "back/b"\n', "back.toml, row 'b': extends must lead to another file; got 'other/a'; correct it"),
+        (
+            '[[row]]\nid = "a"\nof = "tiny/max2"\nmetric = "cat"\n',
+            "other.toml, row 'a': metric must be \"mean_iou\" or a class name; got 'cat'; correct it",
+        ),
+        (
+            f'{ROW}of = "tiny/max3"\n',
+            "tiny: a row must be one of baseline, max2, attention3-extra; got 'max3'; did you mean 'max2'?",
+        ),
+        (
+            f'{ROW}extends = "facts/view"\n',
+            "other.toml, row 'a': extends must be a row that is trained; got 'facts/view', which shows tiny/max2; correct it",
+        ),
+        (
+            f'{ROW}extends = "tiny/max2"\ndifference = {{ row = "facts/later", between = [0, 0] }}\n',
+            "other.toml, row 'a': difference.row must be a row that is trained; got 'facts/later', which is planned; correct it",
+        ),
+        (
+            f'extends = "tiny"\n{ROW}extends = "tiny/max2"\n',
+            "other.toml, row 'a': extends must not stand beside [common.*], from which such a row takes nothing; "
+            "got common.data, common.model, common.weights, common.transform, common.solver, common.test; drop one",
+        ),
+        ('extends = "other"\n', "other.toml: extends must not lead back to a file; got 'other' again; correct it"),
+        ('extends = "round"\n', "other.toml: extends must not lead back to a file; got 'other' again; correct it"),
+    ],
+)
+def test_wrong_references(tables, text, message):
+    facts = 'metric = "mean_iou"\n[[row]]\nid = "view"\nof = "tiny/max2"\n[[row]]\nid = "later"\nstatus = "planned"\nwhy = "x"\n'
+    back = 'metric = "mean_iou"\n[[row]]\nid = "b"\nextends = "other/a"\n'
+    with fails(message):
+        tables(facts=facts, back=back, round='extends = "other"\n', other=text)
 
 
 def test_protocols_lie_beside_the_package():

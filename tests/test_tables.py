@@ -3,19 +3,80 @@
 import pytest
 from tiny import write_protocol
 
+from repro import protocol as protocol_module
 from repro.protocol import SYNTHETIC_NOTE, load_protocol
-from repro.tables import as_markdown, as_text, notes, orderings, per_class_line, spread, table_lines
+from repro.tables import (
+    as_markdown,
+    as_text,
+    metric_name,
+    notes,
+    per_class_line,
+    records_of,
+    remarks,
+    row_value,
+    row_values,
+    spread,
+    table_lines,
+)
 
 SYNTHETIC = "[common.synthetic]\nnum_train = 1\nnum_val = 1\nsize = [9, 9]\nseed = 1\n\n[common.test]"
 
 
-def record(value, seed=1, seconds=10.0, deviates=None):
-    return {"value": value, "seed": seed, "run": {"seconds": seconds}, "deviates": deviates or {}}
+# A table of every kind of row beside tiny.toml.
+MIXED = """
+title = "Mixed"
+source = "text"
+metric = "mean_iou"
+[[row]]
+id = "crf"
+paper = 70.30
+status = "planned"
+why = "needs the CRF"
+[[row]]
+id = "theirs"
+paper = 69.8
+status = "quoted"
+why = "ParseNet"
+[[row]]
+id = "shown"
+of = "tiny/baseline"
+paper = 52.10
+[[row]]
+id = "changed"
+extends = "tiny/max2"
+difference = { row = "tiny/max2", between = [-0.4, -0.1] }
+[[row]]
+id = "both"
+extends = "tiny/max2"
+paper = 50.5
+difference = { row = "tiny/max2", between = [-0.5, -0.5] }
+why = "printed twice"
+[[row]]
+id = "own"
+extends = "tiny/max2"
+"""
+
+
+def record(value, seed=1, seconds=10.0, deviates=None, **more):
+    return {"value": value, "seed": seed, "run": {"seconds": seconds}, "deviates": deviates or {}} | more
 
 
 @pytest.fixture
 def tiny(tmp_path):
     return load_protocol(write_protocol(tmp_path))
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """Writes a protocol beside tiny.toml, and reads it."""
+    monkeypatch.setattr(protocol_module, "PROTOCOLS", tmp_path)
+    write_protocol(tmp_path)
+
+    def write(text, name="mixed"):
+        (tmp_path / f"{name}.toml").write_text(text)
+        return load_protocol(name)
+
+    return write
 
 
 def test_spread():
@@ -54,50 +115,6 @@ def test_notes(tiny, tmp_path):
     ]
     synthetic = load_protocol(write_protocol(tmp_path, ("[common.test]", SYNTHETIC)))
     assert notes(synthetic, {}) == [SYNTHETIC_NOTE]
-
-
-def test_orderings_of_the_full_grid():
-    protocol = load_protocol("table1")
-    as_printed = {row.id: [record(row.paper)] for row in protocol.rows}
-    assert orderings(protocol, as_printed) == [
-        "several scales are better than one: measured in 12 of 12 pairs of cells, printed in 12 of 12",
-        "extra supervision helps: measured in 6 of 6 pairs of cells, printed in 6 of 6",
-        "attention is at least as good as average and max: measured in 8 of 8 pairs of cells, printed in 8 of 8",
-        "attention over three scales with extra supervision is the best: measured in 12 of 12 pairs of cells, printed in 12 of 12",
-    ]
-    reversed_ = {row.id: [record(-row.paper)] for row in protocol.rows}
-    assert [line.partition("measured in ")[2].split(" pairs")[0] for line in orderings(protocol, reversed_)] == [
-        "0 of 12",
-        "0 of 6",
-        "0 of 8",
-        "0 of 12",
-    ]
-
-
-def test_orderings_by_hand():
-    protocol = load_protocol("table1")
-    values = {
-        "baseline": [50.0],
-        "average2": [52.0, 46.0],
-        "max2": [51.0],
-        "attention2": [51.0],
-        "attention2-extra": [50.5],
-        "max2-extra": [60.0],
-        "attention3-extra": [59.0],
-    }
-    records = {row_id: [record(value, seed) for seed, value in enumerate(found)] for row_id, found in values.items()}
-    measured = [line.partition("measured in ")[2].split(" pairs")[0] for line in orderings(protocol, records)]
-    # 1: all but average2 (mean 49). 2: max2-extra above max2, attention2-extra below attention2. 3: attention2 against average2 and (equal) max2 holds,
-    # attention2-extra against max2-extra does not. 4: above all six but max2-extra.
-    assert measured == ["5 of 6", "1 of 2", "2 of 3", "5 of 6"]
-
-
-def test_orderings_without_pairs(tiny):
-    assert orderings(tiny, {"baseline": [record(1.0)]}) == []
-    assert orderings(tiny, {}) == []
-    assert orderings(tiny, {"baseline": [record(1.0)], "max2": [record(0.5)]}) == [
-        "several scales are better than one: measured in 0 of 1 pairs of cells, printed in 1 of 1",
-    ]
 
 
 def test_per_class_line():
@@ -140,4 +157,87 @@ def test_markdown(tiny):
         "The paper's orderings:",
         "",
         "- several scales are better than one: measured in 1 of 1 pairs of cells, printed in 1 of 1",
+    ]
+
+
+def test_values_of_a_row(tables):
+    view = tables(
+        'metric = "ball"\n[[row]]\nid = "a"\nof = "tiny/max2"\n[[row]]\nid = "m"\nof = "tiny/max2"\nmetric = "mean_iou"\n'
+    )
+    ball, mean = view.rows
+    found = record(40.0, per_class={"ball": 30.0, "box": 50.0})
+    assert (row_value(ball, found), row_value(mean, found)) == (30.0, 40.0)
+    assert row_value(mean, record(None)) is None
+    assert row_values(mean, {"m": [record(1.0), record(None), record(3.0)]}) == [1.0, 3.0]
+    assert row_values(ball, {"a": [found], "x": [found, found]}, "x") == [30.0, 30.0]
+    assert row_values(ball, {}) == []
+    assert metric_name(view) == "IoU by class and their mean"
+    assert metric_name(tables('metric = "ball"\n[[row]]\nid = "a"\nof = "tiny/max2"\n')) == "IoU of ball"
+
+
+def test_records_of_rows_that_lie_elsewhere(tables):
+    mixed = tables(MIXED)
+    base, max2, own = record(50.0), record(53.0), record(54.0)
+    every = {"tiny": {"baseline": [base], "max2": [max2], "own": [base]}, "mixed": {"own": [own], "changed": []}}
+    assert records_of(mixed, every) == {"shown": [base], "tiny/max2": [max2], "own": [own]}
+    assert records_of(load_protocol("tiny"), every) == {"baseline": [base], "max2": [max2]}
+    assert records_of(mixed, {}) == {}
+
+
+def test_no_row_is_left_out(tables):
+    mixed = tables(MIXED)
+    assert [line[4:] for line in table_lines(mixed, {})] == [
+        ["paper", "measured", "difference", "seconds"],
+        ["70.30", "planned", "-", "-"],
+        ["69.8", "quoted", "-", "-"],
+        ["52.10", "-", "-", "-"],
+        ["(-0.4 to -0.1)", "-", "-", "-"],
+        ["50.5 (-0.5)", "-", "-", "-"],
+        ["-", "-", "-", "-"],
+    ]
+    assert [line[1:4] for line in table_lines(mixed, {})[1:4]] == [["-"] * 3, ["-"] * 3, ["{1}", "none", "w/o"]]
+    records = {
+        "shown": [record(50.0)],
+        "changed": [record(51.0), record(52.0, 2)],
+        "both": [record(52.25)],
+        "tiny/max2": [record(51.0), record(53.0, 2)],
+        "own": [record(None, seconds=7)],
+    }
+    assert [line[5:] for line in table_lines(mixed, records)[3:]] == [
+        ["50.00", "-2.10", "10"],
+        ["51.50 ± 0.71 (-0.50)", "-", "10"],
+        ["52.25 (+0.25)", "+1.75", "10"],
+        ["no score yet", "-", "7"],
+    ]
+    assert table_lines(mixed, {"both": [record(52.25)]})[5][5] == "52.25"
+    listed = [
+        "crf (planned): needs the CRF",
+        "theirs (quoted): ParseNet",
+        "shown (the record of tiny/baseline)",
+        "changed (in brackets: difference from tiny/max2)",
+        "both (in brackets: difference from tiny/max2): printed twice",
+    ]
+    assert remarks(mixed) == listed
+    assert "\n\nAbout the rows:\n  " + "\n  ".join(listed) + "\n" in as_text(mixed, {})
+    assert "\n\nAbout the rows:\n\n- " + "\n- ".join(listed) + "\n" in as_markdown(mixed, records)
+
+
+def test_a_view_says_whose_records_it_shows(tables):
+    one = tables('metric = "box"\n[[row]]\nid = "a"\nof = "tiny/max2"\n[[row]]\nid = "b"\nof = "tiny/max2"\n')
+    assert notes(one, {}) == ["shows the records of tiny/max2; nothing is trained for it"]
+    assert remarks(one) == []
+    several = tables('metric = "box"\n[[row]]\nid = "a"\nof = "tiny/max2"\n[[row]]\nid = "b"\nof = "tiny/baseline"\n')
+    assert notes(several, {}) == ["shows the records of tiny; nothing is trained for it"]
+    assert "About the rows" not in as_text(several, {})
+
+
+def test_a_score_says_where_it_comes_from(tiny):
+    def scored(source):
+        return record(70.5, submission={"score": {"value": 70.5, "source": source, "entered": "2020-01-01"}})
+
+    assert notes(
+        tiny, {"max2": [scored("b"), scored("a")], "baseline": [record(None, submission={"score": None})]}
+    ) == [
+        "scored by a server, entered by hand from a",
+        "scored by a server, entered by hand from b",
     ]

@@ -74,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         "--annotations", type=Path, required=True, metavar="JSON", help="instances_train2014.json or ..val.."
     )
     sub.add_argument("--images", type=Path, required=True, metavar="DIR", help="the folder of its images")
-    sub.add_argument("--list", choices=("train", "val"), help="the list to write (default: by the JSON's name)")
+    text = "the list to write (default: train or val, by the JSON's name); train2014: all of it, for pre-training"
+    sub.add_argument("--list", choices=("train", "val", "train2014"), help=text)
     sub.add_argument("--count", type=int, metavar="N", help="draw this many images: 10000 for train, 1500 for val")
     sub.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the draw (default 1)")
 

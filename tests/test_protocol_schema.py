@@ -1,0 +1,158 @@
+"""The schema of protocols: which keys and values are refused, and with what words; and that a fingerprint feels every key."""
+
+import re
+
+import pytest
+from tiny import write_protocol
+
+from repro.protocol import UNFELT, load_protocol, settings_sha256
+from repro.protocol_schema import SCHEMA
+
+
+def fails(message):
+    return pytest.raises(ValueError, match=f"^{re.escape(message)}$")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "solver.maxiter=3",
+            "--set: a key of solver must be known; got solver.maxiter; did you mean 'solver.max_iter'?",
+        ),
+        (
+            "model.batch_size=3",
+            "--set: a key of model must be known; got model.batch_size; did you mean 'solver.batch_size'?",
+        ),
+        (
+            "sovler.max_iter=3",
+            "--set: a section must be one of data, model, weights, transform, solver, test; got 'sovler'; did you mean 'solver'?",
+        ),
+        (
+            "qqq.max_iter=3",
+            "--set: a section must be one of data, model, weights, transform, solver, test; got 'qqq'; correct it",
+        ),
+        ("solver.max_iter=3.5", "--set: solver.max_iter must be an integer; got 3.5; correct it"),
+        ("solver.max_iter=true", "--set: solver.max_iter must be an integer; got True; correct it"),
+        ("model.pool5a=1", "--set: model.pool5a must be true or false; got 1; correct it"),
+        ("solver.base_lr=much", "--set: solver.base_lr must be a finite number; got 'much'; correct it"),
+        ("solver.base_lr=nan", "--set: solver.base_lr must be a finite number; got nan; correct it"),
+        ("solver.clip_gradients=inf", "--set: solver.clip_gradients must be a finite number; got inf; correct it"),
+        ("model.merge=3", "--set: model.merge must be a string; got 3; correct it"),
+        ("model.scales=1", "--set: model.scales must be a list, each a finite number; got 1; correct it"),
+        (
+            "model.scales=[1, true]",
+            "--set: model.scales must be a list, each a finite number; got [1, True]; correct it",
+        ),
+    ],
+)
+def test_wrong_overrides(tmp_path, override, message):
+    with fails(message):
+        load_protocol(write_protocol(tmp_path), [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("solver.max_iter=-1", "solver.max_iter must be at least 0; got -1; correct it"),
+        ("solver.batch_size=0", "solver.batch_size must be at least 1; got 0; correct it"),
+        ("solver.iter_size=-1", "solver.iter_size must be at least 1; got -1; correct it"),
+        ("solver.lr_policy=exp", 'solver.lr_policy must be "fixed", "step" or "poly"; got \'exp\'; correct it'),
+        ("transform.crop_size=32", "transform.crop_size must be of the form 8k+1; got 32; correct it"),
+        ("test.crop_size=1", "test.crop_size must be of the form 8k+1; got 1; correct it"),
+        ("model.lr_mult=[1]", "model.lr_mult must have 2 values; got [1]; correct it"),
+        ("transform.mean_bgr=[1, 2]", "transform.mean_bgr must have 3 values; got [1, 2]; correct it"),
+        (
+            "test.batch_size=0",
+            "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 0, 0.03125, 0.5; correct them",
+        ),
+        (
+            "model.width=0",
+            "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 2, 0, 0.5; correct them",
+        ),
+        (
+            "model.dropout_ratio=1",
+            "test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; got 2, 0.03125, 1; correct them",
+        ),
+    ],
+)
+def test_values_that_make_no_sense(tmp_path, override, message):
+    with fails(f"tiny.toml, row 'baseline': {message}"):
+        load_protocol(write_protocol(tmp_path), [override])
+
+
+def test_crop_for_labels_at_one_sixteenth(tmp_path):
+    with fails(
+        "tiny.toml, row 'attention3-extra': transform.crop_size must be of the form 16k+1 for labels at 1/16; got 41; correct it"
+    ):
+        load_protocol(write_protocol(tmp_path), ["transform.crop_size=41"])
+    load_protocol(write_protocol(tmp_path), ["transform.crop_size=41", "model.extra_supervision=false"])
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ('status = "runs"', "status must be one of run, planned, quoted; got 'runs'; did you mean 'run'?"),
+        ("why = 3", "why must be a string; got 3; correct it"),
+        ("metric = true", "metric must be a string; got True; correct it"),
+        ('status = "planned"', "a planned row must say why; got nothing; state what is missing in `why`"),
+        ('status = "quoted"\npaper = 1.0', "a quoted row must say why; got nothing; state whose number it is in `why`"),
+        ('status = "quoted"\nwhy = "x"', "a quoted row must have a number; got none; give `paper`"),
+        (
+            'status = "planned"\nwhy = "x"\nof = "table1/max2"\nsolver.gamma = 1',
+            "a planned row must have no settings; got of, solver; drop them",
+        ),
+        (
+            'of = "table1/max2"\nsolver.gamma = 1',
+            "a row that shows another's records must have no settings; got solver; drop them",
+        ),
+        (
+            'of = "table1/max2"\nextends = "table1/max2"',
+            "a row that shows another's records must have no settings; got extends; drop them",
+        ),
+        (
+            'difference = { row = "table1/max2" }',
+            "difference must be { row = \"TABLE/ROW\", between = [low, high] }; got {'row': 'table1/max2'}; correct it",
+        ),
+        (
+            'difference = { row = "table1/max2", between = [1, 0] }',
+            "difference must be { row = \"TABLE/ROW\", between = [low, high] }; got {'row': 'table1/max2', 'between': [1, 0]}; correct it",
+        ),
+        (
+            'difference = { row = "table1/max2", between = [1] }',
+            "difference must be { row = \"TABLE/ROW\", between = [low, high] }; got {'row': 'table1/max2', 'between': [1]}; correct it",
+        ),
+        (
+            'wy = "x"',
+            "a section must be one of data, model, weights, transform, solver, test; got 'wy'; did you mean 'why'?",
+        ),
+    ],
+)
+def test_facts_of_a_row_that_do_not_fit(tmp_path, facts, message):
+    path = write_protocol(tmp_path)
+    with open(path, "a") as file:
+        file.write(f'[[row]]\nid = "own"\n{facts}\n')
+    with fails(f"tiny.toml, row 'own': {message}"):
+        load_protocol(path)
+
+
+def changed(value):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list):
+        return [*value, value[0]] if value else [1]
+    return value + "x" if isinstance(value, str) else value + 1
+
+
+def test_fingerprint_changes_with_every_key_that_is_felt(tmp_path):
+    settings = load_protocol(write_protocol(tmp_path)).rows[0].settings
+    base = settings_sha256(settings)
+    for section, keys in SCHEMA.items():
+        for key in keys:
+            other = settings | {section: settings[section] | {key: changed(settings[section][key])}}
+            assert (settings_sha256(other) == base) == (f"{section}.{key}" in UNFELT), f"{section}.{key}"
+    assert UNFELT == ("solver.snapshot", "solver.display")
+    assert (
+        settings_sha256({section: dict(reversed(table.items())) for section, table in reversed(settings.items())})
+        == base
+    )
