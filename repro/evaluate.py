@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,34 +52,66 @@ def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:
                 future.cancel()
 
 
-def evaluate(
+def label_maps(
     network: MultiScale,
     items: Sequence[Item],
     *,
-    num_classes: int,
-    ignore_label: int,
     mean_bgr: Sequence[float],
     crop_size: int,
     batch_size: int,
     device: torch.device,
     autocast: torch.dtype | None = None,
     workers: int = 0,
-    progress: Callable[[int], None] = lambda images: None,
-) -> np.ndarray:
-    """Scores a list of images.
+) -> Iterator[list[tuple[Item, torch.Tensor, torch.Tensor | None]]]:
+    """Labels the pixels of every image of a list.
 
     Args:
         network: On `device`; put into evaluation mode.
-        items: With labels.
-        num_classes: Background included.
-        ignore_label: The label that counts for nothing.
+        items: With labels or without.
         mean_bgr: Subtracted from each channel, grey levels.
         crop_size: Test crop, pixels; grows for a larger image.
         batch_size: Neighbours in the list whose padded sizes are equal are scored together.
         device: Where the network is.
         autocast: bfloat16, or None for float32.
         workers: Threads that read ahead.
+
+    Yields:
+        Of one batch, for every image: the item, its (H, W) int64 classes on `device`, and its (H, W) uint8 label or None.
+
+    Raises:
+        ValueError, FileNotFoundError: A file is unusable; the message names it.
+    """
+    network.eval()
+    read = _read_ahead(lambda item: (item, *read_test_item(item, tuple(mean_bgr), crop_size)), items, workers)
+    for _, group in itertools.groupby(read, key=lambda entry: entry[1].shape):
+        while batch := list(itertools.islice(group, batch_size)):
+            data = torch.cat([data for _, data, _, _ in batch]).to(device)
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                predictions = predict(network, data)
+            yield [
+                (item, prediction[:height, :width], label)
+                for prediction, (item, _, label, (height, width)) in zip(predictions, batch, strict=True)
+            ]
+
+
+def evaluate(
+    network: MultiScale,
+    items: Sequence[Item],
+    *,
+    num_classes: int,
+    ignore_label: int,
+    progress: Callable[[int], None] = lambda images: None,
+    **how: Any,
+) -> np.ndarray:
+    """Scores a list of images.
+
+    Args:
+        network: As for `label_maps`.
+        items: With labels.
+        num_classes: Background included.
+        ignore_label: The label that counts for nothing.
         progress: Called with the number of images just finished; what it raises ends the evaluation.
+        how: The rest of what `label_maps` takes.
 
     Returns:
         (num_classes, num_classes) int64 confusion matrix: row = label, column = prediction.
@@ -86,17 +119,9 @@ def evaluate(
     Raises:
         ValueError, FileNotFoundError: A file is unusable; the message names it.
     """
-    network.eval()
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    read = _read_ahead(lambda item: read_test_item(item, tuple(mean_bgr), crop_size), items, workers)
-    for _, group in itertools.groupby(read, key=lambda entry: entry[0].shape):
-        while batch := list(itertools.islice(group, batch_size)):
-            data = torch.cat([data for data, _, _ in batch]).to(device)
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                predictions = predict(network, data)
-            for prediction, (_, label, (height, width)) in zip(predictions, batch, strict=True):
-                counts += confusion_matrix(
-                    prediction[:height, :width], label.to(device), num_classes, ignore_label
-                ).cpu()
-            progress(len(batch))
+    for batch in label_maps(network, items, **how):
+        for _, prediction, label in batch:
+            counts += confusion_matrix(prediction, label.to(prediction.device), num_classes, ignore_label).cpu()
+        progress(len(batch))
     return counts.numpy()

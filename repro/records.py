@@ -30,6 +30,9 @@ KEYS = (
     "provenance",  # fingerprints of protocol, settings, data and weights; a function of what ran, not of when
     "run",  # where and when: machine, versions, seconds
 )
+# Only a row that writes an archive for a server has it: {"archive": its path from the record's folder, "sha256", "score": null, or
+# {"value", "source", "entered": day} as a person entered it}. Until then `value` is null.
+SUBMISSION = "submission"
 
 
 def record_path(out: Path, table: str, row: str, seed: int) -> Path:
@@ -40,7 +43,8 @@ def record_path(out: Path, table: str, row: str, seed: int) -> Path:
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Writes a document with sorted keys, atomically: a killed program leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    # Runs that share a folder write some documents at the same time.
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=1, sort_keys=True, allow_nan=False)
         file.write("\n")
@@ -55,11 +59,27 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     Raises:
         ValueError: It has not exactly the keys of a record.
     """
-    if set(record) != set(KEYS):
+    if set(record) - {SUBMISSION} != set(KEYS):
+        different = sorted((set(record) - {SUBMISSION}) ^ set(KEYS))
         raise ValueError(
-            f"{path}: a record must have exactly the known keys; got a difference in {sorted(set(record) ^ set(KEYS))}; correct the writer"
+            f"{path}: a record must have exactly the known keys; got a difference in {different}; correct the writer"
         )
     write_json(path, record)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _check_submission(record: dict[str, Any]) -> None:
+    """Raises ValueError unless the record's archive and the score entered for it are well-formed, and its value is the score."""
+    submission = record[SUBMISSION]
+    if not isinstance(submission, dict) or set(submission) != {"archive", "sha256", "score"}:
+        raise ValueError("submission is no table of archive, sha256, score")
+    score = submission["score"]
+    entered = isinstance(score, dict) and set(score) == {"value", "source", "entered"} and _is_number(score["value"])
+    if not (score is None or entered) or record["value"] != (score["value"] if score else None):
+        raise ValueError("value is not the score entered")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -70,9 +90,11 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or record.get("format") != FORMAT or set(record) != set(KEYS):
+        if not isinstance(record, dict) or record.get("format") != FORMAT or set(record) - {SUBMISSION} != set(KEYS):
             raise ValueError(f"no record of format {FORMAT}")
-        if type(record["value"]) not in (int, float) or not math.isfinite(record["value"]):
+        if SUBMISSION in record:
+            _check_submission(record)
+        elif not _is_number(record["value"]):
             raise ValueError("value is no number")
         tables = [
             key

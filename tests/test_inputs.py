@@ -1,18 +1,33 @@
 """What a run needs from outside: found, counted, checked and fingerprinted before training."""
 
+import dataclasses
 import hashlib
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import items_of, write_data, write_protocol
+from tiny import SUBMISSION, items_of, write_data, write_protocol
 
 from repro import inputs
 from repro.data import synthetic
-from repro.inputs import cache_folder, check_once, expected_files, find_weights, load_weights, prepare, read_lists
+from repro.data.lists import Item
+from repro.inputs import (
+    Inputs,
+    after_stage,
+    cache_folder,
+    check_once,
+    dataset_root,
+    expected_files,
+    find_weights,
+    load_weights,
+    prepare,
+    read_lists,
+    source_key,
+)
 from repro.models import build
 from repro.protocol import load_protocol
 from repro.weights import save_caffemodel
@@ -74,25 +89,28 @@ def test_weights_are_looked_for_in_order(row, root, tmp_path, monkeypatch):
     bundled = tmp_path / "bundled"
     bundled.mkdir()
     monkeypatch.setattr(inputs, "BUNDLED_WEIGHTS", bundled)
-    assert find_weights(row, root, "none") is None
+    assert find_weights(row, [root], "none") is None
     expected = expected_files(row, root)
     with fails(
         FileNotFoundError,
         f"weights: {root}/tiny.caffemodel or {bundled}/tiny.caffemodel must exist; got no such file; {expected}",
     ):
-        find_weights(row, root, None)
+        find_weights(row, [root], None)
     with fails(
         FileNotFoundError,
         f"weights: {bundled}/tiny.caffemodel must exist; got no such file; {expected_files(row, None)}",
     ):
-        find_weights(row, None, None)
+        find_weights(row, [], None)
     with fails(FileNotFoundError, f"weights: {tmp_path}/mine.caffemodel must exist; got no such file; {expected}"):
-        find_weights(row, root, f"{tmp_path}/mine.caffemodel")
+        find_weights(row, [root], f"{tmp_path}/mine.caffemodel")
     for place in (bundled, root):
         (place / "tiny.caffemodel").write_bytes(b"")
-        assert find_weights(row, root, None) == place / "tiny.caffemodel"
+        assert find_weights(row, [root], None) == place / "tiny.caffemodel"
     (tmp_path / "mine.caffemodel").write_bytes(b"")
-    assert find_weights(row, root, f"{tmp_path}/mine.caffemodel") == tmp_path / "mine.caffemodel"
+    assert find_weights(row, [root], f"{tmp_path}/mine.caffemodel") == tmp_path / "mine.caffemodel"
+    (root / "tiny.caffemodel").unlink()
+    (tmp_path / "tiny.caffemodel").write_bytes(b"")
+    assert find_weights(row, [root, tmp_path], None) == tmp_path / "tiny.caffemodel"  # in the common root
 
 
 def test_lists(row, root):
@@ -139,7 +157,7 @@ def test_files_are_decoded_once(row, root, tmp_path, monkeypatch):
     assert calls[1][1] == {"workers": 2}
     row.settings["data"]["class_names"].append("another")
     check_once(items, "b", row, tmp_path, workers=2)
-    (tmp_path / "data_checked.json").write_text("{")
+    (tmp_path / "data_checked-b.json").write_text("{")
     check_once(items, "b", row, tmp_path, workers=2)
     assert len(calls) == 4
 
@@ -152,7 +170,7 @@ def test_a_failed_check_is_not_remembered(row, root, tmp_path):
             ValueError, match=r"data: all 3 items must be usable; got 1 that are not, the first: .*val0\.png"
         ):
             check_once(items, "a", row, tmp_path, workers=0)
-    assert not (tmp_path / "data_checked.json").exists()
+    assert not list(tmp_path.glob("data_checked*"))
 
 
 def test_prepare(protocol, row, root, tmp_path):
@@ -167,7 +185,8 @@ def test_prepare(protocol, row, root, tmp_path):
         {},
     )
     assert found.data_sha256 == without.data_sha256
-    assert json.loads((tmp_path / "data_checked.json").read_text())["data_sha256"] == found.data_sha256
+    (marker,) = tmp_path.glob("data_checked*")
+    assert json.loads(marker.read_text())["data_sha256"] == found.data_sha256
     (tmp_path / "other.caffemodel").write_bytes(b"abc")
     (root / "ImageSets" / "train.txt").write_text("train0\n")
     other = prepare(protocol, row, root, f"{tmp_path}/other.caffemodel", True, tmp_path, 0)
@@ -215,3 +234,107 @@ def test_another_tasks_classifier_is_left_out_and_reported(row, tmp_path):
     assert report == "imagenet.caffemodel (V2): 15 layers loaded; the filler stays in fc8"
     assert torch.equal(target.net.fc8.weight, fc8)
     assert torch.equal(target.net.fc7.weight, source.net.fc7.weight)
+
+
+def test_a_data_set_below_a_common_root(tmp_path):
+    assert dataset_root(tmp_path, "voc2012", several=False) == tmp_path
+    assert dataset_root(tmp_path, "voc2012", several=True) == tmp_path / "voc2012"
+    (tmp_path / "voc2012").mkdir()
+    assert dataset_root(tmp_path, "voc2012", several=False) == tmp_path / "voc2012"
+    assert dataset_root(tmp_path, "", several=True) == tmp_path
+
+
+def test_a_submission_tests_images_without_labels(tmp_path, root):
+    (root / "ImageSets" / "test.txt").write_text("/JPEGImages/val1.jpg /Labels/val1.png\nval0\n")
+    row = load_protocol(write_protocol(tmp_path, SUBMISSION)).rows[0]
+    assert "the lists train.txt (4) and test.txt (2) in" in expected_files(row, None)
+    train, tested, deviates = read_lists(row, root, subset=False)
+    assert train == items_of(root, "train")
+    assert tested == [
+        Item("val1", root / "JPEGImages/val1.jpg", None),
+        Item("val0", root / "JPEGImages/val0.jpg", None),
+    ]
+    assert deviates == {}
+    (root / "ImageSets" / "test.txt").write_text("val0\n")
+    with fails(
+        ValueError,
+        "test: must list 2 images as the protocol says; got 1; add --subset to declare a subset, which the record and the table will state",
+    ):
+        read_lists(row, root, subset=False)
+    assert read_lists(row, root, subset=True)[2] == {"submission.num": 1}
+
+
+def test_an_evaluation_reads_no_training_list(row, root):
+    row.settings["solver"]["max_iter"] = 0
+    (root / "ImageSets" / "train.txt").unlink()
+    assert read_lists(row, root, subset=False) == ([], items_of(root, "val"), {})
+
+
+def test_an_evaluation_needs_every_layer(row, tmp_path):
+    network = build(row.settings["model"], 3, seed=1)
+    with fails(
+        ValueError,
+        "weights: an evaluation (solver.max_iter = 0) needs trained weights; got none; give them as --weights",
+    ):
+        load_weights(network, None, complete=True)
+    path = tmp_path / "tiny.caffemodel"
+    save_caffemodel(network, path)
+    attention = build(row.settings["model"] | {"merge": "attention", "scales": [1, 0.5]}, 3, 2)
+    with fails(
+        ValueError,
+        f"{path}: must have every layer of a network that is only evaluated (solver.max_iter = 0); got none that fits for att_conv1, att_fc; give its trained weights",
+    ):
+        load_weights(attention, path, complete=True)
+    assert load_weights(network, path, complete=True) == "tiny.caffemodel (V2): 16 layers loaded"
+
+
+def test_rows_that_read_the_same_share_their_inputs(tmp_path):
+    rows = load_protocol(write_protocol(tmp_path)).rows
+    assert len({source_key(row) for row in rows}) == 1
+    other = load_protocol(write_protocol(tmp_path), ["weights.file=b.caffemodel"]).rows[0]
+    evaluated = load_protocol(write_protocol(tmp_path), ["solver.max_iter=0"]).rows[0]
+    submitted = load_protocol(write_protocol(tmp_path, SUBMISSION)).rows[0]
+    assert len({source_key(row) for row in (rows[0], other, evaluated, submitted)}) == 4
+
+
+def test_what_a_stage_deviates_in_is_inherited(tmp_path):
+    (tmp_path / "a.caffemodel").write_bytes(b"abc")
+    before = Inputs([], [], "d", None, None, {"data.num_val": 2})
+    after = after_stage(before, tmp_path / "a.caffemodel", {"weights": "none"})
+    assert (after.weights, after.weights_sha256) == (tmp_path / "a.caffemodel", hashlib.sha256(b"abc").hexdigest())
+    assert after.deviates == {"data.num_val": 2, "stage.weights": "none"}
+    assert before.weights is None
+
+
+def test_rows_of_several_data_sets_need_a_common_root(protocol, row, root, tmp_path):
+    row = dataclasses.replace(row, dataset="coco")
+    with fails(
+        FileNotFoundError,
+        f"{root}/coco: must be the folder of this data set, for tiny baseline; got no such folder; {expected_files(row, root / 'coco')}",
+    ):
+        prepare(protocol, row, root, "none", False, tmp_path, 0, several=True)
+
+
+def break_16_bit(root):
+    Image.fromarray(np.zeros((36, 30), np.uint16)).save(root / "Labels" / "val0.png")
+    return f"{root}/Labels/val0.png: label must have one 8-bit channel (grey or palette); got mode I;16"
+
+
+def break_rgb(root):
+    Image.new("RGB", (30, 36)).save(root / "Labels" / "val0.png")
+    return f"{root}/Labels/val0.png: label must have one 8-bit channel (grey or palette); got mode RGB"
+
+
+def break_16_bit_image(root):
+    Image.fromarray(np.zeros((36, 30), np.uint16)).save(root / "JPEGImages" / "x.png")
+    (root / "JPEGImages" / "x.png").rename(root / "JPEGImages" / "val0.jpg")
+    return f"{root}/JPEGImages/val0.jpg: image must have 8-bit grey, colour or palette pixels; got mode I;16"
+
+
+@pytest.mark.parametrize("harm", [break_16_bit, break_rgb, break_16_bit_image])
+def test_pixels_of_another_kind_are_found_before_training(protocol, row, root, tmp_path, harm):
+    message = harm(root)
+    with pytest.raises(
+        ValueError, match=rf"^data: all 7 items must be usable; got 1 that are not, the first: {re.escape(message)}"
+    ):
+        prepare(protocol, row, root, "none", False, tmp_path, 0)

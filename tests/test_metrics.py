@@ -71,3 +71,29 @@ def test_all_ignored():
 def test_what_is_refused(prediction, label, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         confusion_matrix(torch.tensor(prediction), torch.tensor(label), 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_metric_is_that_of_scikit_learn(seed):
+    sklearn = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn: pip install -e .[test]")
+    random = np.random.default_rng(seed)
+    classes = int(random.integers(2, 22))
+    # The last class neither occurs nor is predicted; 255 is ignored whatever was predicted there.
+    label = random.integers(0, classes - 1, (3, 40, 50)) if classes > 2 else np.zeros((3, 40, 50), np.int64)
+    prediction = random.integers(0, max(classes - 1, 1), label.shape)
+    prediction = np.where(random.random(label.shape) < 0.6, label, prediction)
+    label[random.random(label.shape) < 0.1] = 255
+    ours = sum(
+        confusion_matrix(torch.from_numpy(p), torch.from_numpy(y.astype(np.uint8)), classes)
+        for p, y in zip(prediction, label, strict=True)  # image by image, as a run counts
+    )
+    valid = label != 255
+    theirs = sklearn.confusion_matrix(label[valid], prediction[valid], labels=range(classes))
+    assert np.array_equal(ours, theirs)
+    jaccard = sklearn.jaccard_score(
+        label[valid], prediction[valid], labels=range(classes), average=None, zero_division=0.0
+    )
+    values = iou(ours.numpy())
+    assert values == pytest.approx(jaccard, rel=1e-15)
+    assert values[-1] == 0
+    assert values.mean() == pytest.approx(jaccard.mean(), rel=1e-15)

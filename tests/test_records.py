@@ -15,6 +15,10 @@ def record(**changes):
     return dict.fromkeys(KEYS) | tables | {"format": FORMAT, "value": 12.5, "run": {"seconds": 1.0}} | changes
 
 
+SUBMITTED = {"archive": "a.tgz", "sha256": "0", "score": None}
+SCORE = {"value": 12.5, "source": "http://host", "entered": "2026-01-01"}
+
+
 def fails(path, reason):
     return pytest.raises(
         ValueError,
@@ -58,6 +62,16 @@ def test_a_writer_that_forgets_or_invents_a_key(tmp_path, wrong):
         (json.dumps(record(value=float("nan"))), "value is no number"),
         (json.dumps(record(value="12")), "value is no number"),
         (json.dumps(record(provenance=[])), "no table in provenance"),
+        (
+            json.dumps(record(value=None, submission={"archive": "a"})),
+            "submission is no table of archive, sha256, score",
+        ),
+        (json.dumps(record(value=None, submission=None)), "submission is no table of archive, sha256, score"),
+        (json.dumps(record(submission=SUBMITTED)), "value is not the score entered"),
+        (json.dumps(record(value=None, submission=SUBMITTED | {"score": SCORE})), "value is not the score entered"),
+        (json.dumps(record(value=12.0, submission=SUBMITTED | {"score": SCORE})), "value is not the score entered"),
+        (json.dumps(record(submission=SUBMITTED | {"score": 12.5})), "value is not the score entered"),
+        (json.dumps(record(submission=SUBMITTED | {"score": SCORE | {"by": "x"}})), "value is not the score entered"),
         (json.dumps(record(run={})), "no run.seconds"),
     ],
 )
@@ -67,6 +81,14 @@ def test_damaged_foreign_and_newer_files_are_refused_in_one_line(tmp_path, text,
     with fails(path, reason) as caught:
         read_record(path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_record_of_a_submission(tmp_path):
+    for number, made in enumerate(
+        (record(value=None, submission=SUBMITTED), record(submission=SUBMITTED | {"score": SCORE}))
+    ):
+        write_record(tmp_path / f"{number}.json", made)
+        assert read_record(tmp_path / f"{number}.json") == made
 
 
 def test_a_file_that_is_no_text(tmp_path):

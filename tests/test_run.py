@@ -198,17 +198,17 @@ def test_dry_run_writes_nothing(tiny, tmp_path, capsys):
     assert main([*arguments, "--dry-run", "--seeds", "2", "--set", "solver.max_iter=30"]) == 0
     out = capsys.readouterr().out
     assert sorted(tmp_path.glob("**/*")) == before
-    assert out.startswith("tiny: Tiny; 3 rows x 2 seeds;")
+    assert out.startswith("tiny: Tiny\n3 rows, 6 trainings; records under ")
     assert "  solver.max_iter = 30\n" in out
     assert re.search(
-        r"^  max2: 60 images, [\d.e-]+ GFLOP forward each, [\d.e-]+ PFLOP in all; .*\"model.merge\": \"max\"",
+        r"^  max2: 60 images, [\d.e-]+ GFLOP forward each, 3 tested, [\d.e-]+ PFLOP in all; .*; .*\"model.merge\": \"max\"",
         out,
         re.MULTILINE,
     )
     assert main([*tiny, "--row", "max2"]) == 0
     capsys.readouterr()
     assert main([*tiny, "--dry-run"]) == 0
-    assert ", 1 of 1 recorded; " in capsys.readouterr().out
+    assert " PFLOP in all, 1 of 1 recorded; " in capsys.readouterr().out
 
 
 def test_a_declared_subset(tiny, tmp_path, capsys):
@@ -307,9 +307,10 @@ def uninterrupted(tmp_path_factory):
     [
         (signal.SIGINT, "1", os.killpg),  # as a terminal does, to the whole process group: data workers get it too
         (signal.SIGTERM, "0", os.kill),
+        (signal.SIGTERM, "1", os.killpg),  # as a batch system does
         (signal.SIGKILL, "0", os.killpg),
     ],
-    ids=["SIGINT", "SIGTERM", "SIGKILL"],
+    ids=["SIGINT", "SIGTERM", "SIGTERM to all", "SIGKILL"],
 )
 def test_a_signal_in_training(uninterrupted, tmp_path, number, workers, send):
     command, whole = uninterrupted

@@ -15,7 +15,7 @@ from PIL import Image
 
 from repro.data.caffe_rng import CaffeRNG
 from repro.data.lists import Item, read_item, read_items
-from repro.data.stream import ImageSegData, plan_batches, read_test_item
+from repro.data.stream import ImageSegData, _outlive_one_sigterm, plan_batches, read_test_item
 from repro.data.transforms import TransformationParameter, place
 
 GOLDEN = Path(__file__).parent / "golden" / "data_stream"
@@ -206,6 +206,28 @@ def test_a_file_that_vanished_is_named_in_one_line(tmp_path, workers):
         FileNotFoundError, match=r"gone.jpg: image must exist; got no such file; complete the data folder$"
     ):
         next(iter(stream(items=[gone], workers=workers)))
+
+
+def test_workers_outlive_the_first_sigterm_of_their_group_and_no_second(two_cpus):
+    batches = iter(stream(workers=2))
+    next(batches)
+    next(batches)  # the other worker's: now both have started
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    time.sleep(0.3)
+    next(batches)
+    assert all(worker.is_alive() for worker in workers)
+    del batches
+    assert multiprocessing.active_children() == []
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        _outlive_one_sigterm(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_worker_that_dies_is_one_line_and_ends_the_others(tmp_path, monkeypatch, two_cpus):

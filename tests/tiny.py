@@ -92,6 +92,9 @@ model.merge = "attention"
 model.extra_supervision = true
 """
 
+# A change of the protocol: its rows label two unlabelled images for a server.
+SUBMISSION = ("[common.test]", '[common.submission]\nlist = "test"\nnum = 2\n\n[common.test]')
+
 
 def write_protocol(folder: Path, *changes: tuple[str, str], name: str = "tiny") -> str:
     """Writes the protocol with some of its text replaced, and returns its path as the programs take it."""

@@ -1,6 +1,7 @@
 """Caffe's ImageSegData layer as an endless iterable of training batches, and the reading of single images at test."""
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -103,6 +104,18 @@ class _BatchMaker:
             return self.make(plan)
         except (FileNotFoundError, ValueError) as error:
             return error
+
+
+def _outlive_one_sigterm(worker: int) -> None:
+    """Lets a worker pass over the SIGTERM that stops its whole process group: the training process saves, and ends its workers itself.
+
+    A second one ends the worker: DataLoader sends as many as it needs to one that hangs.
+    """
+
+    def ignore_once(signum: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, ignore_once)
 
 
 def _as_it_is(batch: tuple[torch.Tensor, torch.Tensor] | Exception) -> tuple[torch.Tensor, torch.Tensor] | Exception:
@@ -222,6 +235,7 @@ class ImageSegData:
                 sampler=self._plans(),
                 num_workers=self._workers,
                 collate_fn=_as_it_is,
+                worker_init_fn=_outlive_one_sigterm,
                 generator=torch.Generator(),
             )
         )

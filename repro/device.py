@@ -1,0 +1,80 @@
+"""Where a run computes: reading --device, and choosing it together with the precision."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+
+def parse_device(name: str) -> torch.device:
+    """Reads a device's name without touching the device.
+
+    Raises:
+        ValueError: It is no name of a CPU or a CUDA device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device: must be auto, cpu, cuda or cuda:N; got {name!r}; choose one of these")
+    return device
+
+
+def choose_device(name: str, precision: str) -> torch.device:
+    """Resolves --device, and sets the precision of float32 arithmetic.
+
+    Raises:
+        ValueError: There is no such device, or it has no such precision.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = parse_device(name)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(
+            f"--device: {name} must be present and torch built for it; got {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError("--precision: tf32 needs a CUDA device; got cpu; use fp32")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.deterministic = True
+    return device
+
+
+def processor_name() -> str:
+    """Names the CPU: by Linux's own words where it has them, else by its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def planned_device(name: str) -> tuple[torch.device, str]:
+    """Finds out for a plan which device --device means and what it is called, without starting CUDA: a GPU's name comes from its driver's nvidia-smi.
+
+    Returns:
+        The device, and its name or "" where it has none here.
+
+    Raises:
+        ValueError: It is no name of a device.
+    """
+    names: list[str] = []
+    if name != "cpu":
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+            names = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split("\n")
+    names = [line.strip() for line in names if line.strip()]
+    if name == "auto":
+        name = "cuda" if names and torch.version.cuda else "cpu"
+    device = parse_device(name)
+    if device.type == "cpu":
+        return device, processor_name()
+    index = device.index or 0
+    return device, names[index] if index < len(names) else ""

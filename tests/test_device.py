@@ -1,0 +1,64 @@
+"""Which device a plan means, found out without starting CUDA."""
+
+import os
+import platform
+import re
+import stat
+
+import pytest
+import torch
+
+from repro.device import parse_device, planned_device, processor_name
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Puts a made-up nvidia-smi first in PATH."""
+
+    def install(script):
+        path = tmp_path / "nvidia-smi"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IEXEC)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
+
+    return install
+
+
+def test_names():
+    assert parse_device("cpu") == torch.device("cpu")
+    assert parse_device("cuda:1") == torch.device("cuda", 1)
+    for name in ("tpu", "meta", "cuda:x"):
+        message = f"--device: must be auto, cpu, cuda or cuda:N; got {name!r}; choose one of these"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            parse_device(name)
+
+
+def test_the_processor_has_a_name(monkeypatch):
+    assert processor_name()
+    monkeypatch.setattr("pathlib.Path.read_text", lambda *args, **kwargs: (_ for _ in ()).throw(OSError()))
+    assert processor_name() == (platform.processor() or platform.machine())
+
+
+def test_a_plan_for_the_cpu_asks_no_driver(driver):
+    driver("echo called >&2; exit 1")
+    assert planned_device("cpu") == (torch.device("cpu"), processor_name())
+
+
+def test_gpus_have_the_drivers_names(driver, monkeypatch):
+    driver('[ "$*" = "--query-gpu=name --format=csv,noheader" ] && printf "First GPU\\nSecond GPU\\n"')
+    assert planned_device("cuda") == (torch.device("cuda"), "First GPU")
+    assert planned_device("cuda:1") == (torch.device("cuda", 1), "Second GPU")
+    assert planned_device("cuda:2") == (torch.device("cuda", 2), "")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert planned_device("auto") == (torch.device("cuda"), "First GPU")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert planned_device("auto") == (torch.device("cpu"), processor_name())
+    assert not torch.cuda.is_initialized()
+
+
+def test_without_a_driver(driver):
+    driver("exit 9")
+    assert planned_device("auto") == (torch.device("cpu"), processor_name())
+    assert planned_device("cuda") == (torch.device("cuda"), "")
+    with pytest.raises(ValueError, match="must be auto, cpu"):
+        planned_device("tpu")

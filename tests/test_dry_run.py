@@ -1,0 +1,71 @@
+"""The plan that --dry-run prints: resolved settings by table, rows that differ, costs and their source."""
+
+import re
+
+import pytest
+import torch
+from tiny import main, run_command
+
+from repro import dry_run
+from repro.dry_run import idle_lines, plan_lines
+from repro.plan import Plan
+from repro.row import Options
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return run_command(tmp_path)
+
+
+def options(out):
+    return Options(out, torch.device("cpu"), "fp32", 0, lambda: False)
+
+
+def test_rows_show_what_they_do_not_share(tiny, tmp_path):
+    plan = Plan(tiny[:1], [], [1, 2], ["solver.max_iter=3"])
+    lines = plan_lines(plan, plan.jobs, options(tmp_path / "out"), "no such device")
+    assert lines[:3] == [
+        "tiny: Tiny",
+        f"3 rows, 6 trainings; records under {tmp_path}/out; device cpu (no such device), fp32",
+        "settings of tiny:",
+    ]
+    assert "  solver.max_iter = 3" in lines
+    assert not any(line.startswith("  model.merge") for line in lines)
+    assert "  model.width = 0.03125" in lines
+    (max2,) = (line for line in lines if line.startswith("  max2: 6 images, "))
+    assert max2.endswith(
+        'PFLOP in all; no record on this device: no estimate; {"model.scales": [1, 0.5], "model.merge": "max", "model.extra_supervision": false}'
+    )
+    assert not any(line.startswith("together") for line in lines)
+
+
+def test_what_is_recorded_costs_nothing_more(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(dry_run, "PROTOCOLS", tmp_path)  # no records but those of this test
+    assert main([*tiny, "--row", "max2"]) == 0
+    capsys.readouterr()
+    assert main([*tiny, "--row", "max2", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"PFLOP in all, 1 of 1 recorded; about 0 s at [\d.e+-]+ GFLOP/s \(out/tiny/max2-seed1\); ", out)
+    assert out.splitlines()[-1] == "together about 0 s"
+    assert main([*tiny, "--row", "max2", "--dry-run", "--set", "solver.max_iter=1000000", "--seeds", "3"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r", 1 of 3 recorded; about [\d.]+ (min|h|days) at ", out)
+
+
+def test_a_share_is_planned_like_the_whole(tiny, capsys):
+    shown = []
+    for index in (1, 2):
+        assert main([*tiny, "--dry-run", "--shard", f"{index}/2"]) == 0
+        shown += re.findall(r"^  ([\w-]+): \d+ images", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(shown) == ["attention3-extra", "baseline", "max2"]
+    assert main([*tiny, "--dry-run", "--shard", "9/9"]) == 0  # more machines than rows
+    assert capsys.readouterr().out.splitlines()[1].startswith("0 rows, 0 trainings; ")
+    assert main([*tiny, "--dry-run", "--shard", "0/9"]) == 2
+    assert capsys.readouterr().err.startswith("error: --shard: must be i/n")
+
+
+def test_rows_that_do_not_run_are_named():
+    plan = Plan(["table4"], [], [1], [])
+    idle = [row for row in plan.tables[0].rows if row.status != "run"]
+    assert {row.status for row in idle} == {"planned", "quoted"}
+    assert idle_lines(plan) == [f"table4 {row.id} does not run: {row.status}: {row.why}" for row in idle]
