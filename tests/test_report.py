@@ -1,12 +1,15 @@
-"""README's tables: written from records, found stale when either changes."""
+"""The program: README's tables, written from records and found stale when either changes, and where it finds and puts things."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from repro import report
-from repro.protocol import load_protocol, settings_sha256
+from repro.protocol import PROTOCOLS, load_protocol, settings_sha256
 from repro.records import KEYS, record_path, write_record
+from repro.report import __main__ as report
+from repro.report.readme import BEGIN, END
 
 
 def record(row_id, value, seed=1, deviates=None, sha256=None):
@@ -30,7 +33,7 @@ def record(row_id, value, seed=1, deviates=None, sha256=None):
 @pytest.fixture
 def readme(tmp_path):
     path = tmp_path / "README.md"
-    path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     return path
 
 
@@ -89,3 +92,56 @@ def test_a_file_without_the_marks_is_one_line(tmp_path, capsys):
     assert report.main(["--write", str(path)]) == 2
     assert "the file must hold the lines" in capsys.readouterr().err
     assert path.read_text() == "nothing"
+
+
+def test_several_folders_and_a_view(tmp_path, readme):
+    first, second = tmp_path / "one", tmp_path / "two"
+    per_class = dict.fromkeys(load_protocol("table1").row("baseline").settings["data"]["class_names"], 50.0)
+    best = record("attention3-extra", 56.0) | {"per_class": per_class}
+    write_record(record_path(first, "table1", "attention3-extra", 1), best)
+    write_record(record_path(second, "table1", "baseline", 1), record("baseline", 51.0))
+    assert report.main(["--runs", str(first), str(second), "--write", str(readme)]) == 0
+    text = readme.read_text()
+    assert "| 51.91 | 51.00 |" in text
+    assert "| 56.39 | 56.00 |" in text
+    assert "| 81.47 | 50.00 |" in text  # table 2 shows the same record
+
+
+def test_the_kept_records_stand_in_the_readme():
+    readme = PROTOCOLS.parent / "README.md"
+    assert report.main(["--check", str(readme)]) == 0
+
+
+def test_runs_are_taken_where_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "MEASURED", tmp_path / "kept")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "kept").mkdir()
+    write_record(record_path(tmp_path / "kept", "table1", "baseline", 1), record("baseline", 51.0))
+    assert report.main([]) == 0  # an empty runs/ gives way; this record has no settings, so a page cannot show it
+    assert capsys.readouterr().out == "runs/report/report.html: 0 records; 1 files not used, see there\n"
+    write_record(record_path(tmp_path / "runs", "table1", "max2", 1), record("max2", 51.0))
+    write_record(record_path(tmp_path / "runs", "table1", "max3", 1), record("max3", 51.0))
+    assert report.main(["--out", "page"]) == 0
+    assert capsys.readouterr().out == "page/report.html: 0 records; 2 files not used, see there\n"
+    assert sorted(p.name for p in (tmp_path / "page").iterdir()) == [
+        "figures",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
+
+
+def test_a_folder_that_is_none_is_one_line(tmp_path, capsys):
+    assert report.main(["--runs", str(tmp_path / "none"), "--out", str(tmp_path / "page")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --runs: must be folders; got {tmp_path / 'none'}, which is none; give the --out of a run\n"
+    )
+    (tmp_path / "page").write_text("a file")
+    assert report.main(["--runs", str(tmp_path), "--out", str(tmp_path / "page")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_report_needs_no_torch():
+    code = "import sys, repro.report.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

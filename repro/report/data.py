@@ -1,0 +1,256 @@
+"""The data behind the report: one JSON document, from which page and figures are made."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from .. import __version__
+from ..claims import NOT_MEASURED, claims, verdict
+from ..protocol import Protocol
+from ..tables import metric_name
+from .cells import IN_SPREAD, WITHIN, cell, layout
+from .collect import Collection, Found
+from .measurements import (
+    PAPER_DEVICE,
+    PAPER_TEST_MS,
+    PAPER_TRAINING_HOURS,
+    classes,
+    confusion,
+    curves,
+    headline,
+    speed,
+)
+from .provenance import code_notes, differences_from_caffe, rulings
+
+FORMAT = 1
+PACKAGE = Path(__file__).parents[1]
+
+
+def href(path: Path, out: Path) -> str:
+    """Writes the address of a file as a page in `out` links it."""
+    return quote(Path(os.path.relpath(path, out)).as_posix())
+
+
+def _table_claims(protocol: Protocol, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Holds a table's cells against the paper's claims; cells of one set of overrides only, so that pairs differ in nothing else."""
+    sets: dict[str, dict[str, list[float]]] = {}
+    for each in cells:
+        if each["values"]:
+            key = json.dumps(each["overrides"], sort_keys=True)
+            sets.setdefault(key, {})[each["row"]] = list(each["values"].values())
+    chosen = max(sets, key=lambda key: (key == "{}", len(sets[key])), default="{}")
+    found = []
+    for claim in claims(protocol, sets.get(chosen, {})):
+        pairs = [
+            {
+                "upper": pair.upper,
+                "lower": pair.lower,
+                "printed": pair.printed,
+                "measured": pair.measured,
+                "spread": pair.spread,
+                "finding": pair.finding,
+            }
+            for pair in claim.pairs
+        ]
+        kind = "synthetic" if protocol.synthetic else "overridden" if chosen != "{}" else "paper"
+        found.append(
+            {"text": claim.text, "table": protocol.name, "kind": kind, "verdict": claim.verdict, "pairs": pairs}
+        )
+    return found
+
+
+def _provenance(protocol: Protocol, collection: Collection, out: Path) -> dict[str, Any]:
+    """Collects the origin of a table's records: what all share once, what differs by record."""
+    entries = []
+    for row in protocol.rows:
+        for found in collection.records.get((protocol.name, row.id), []):
+            record, made_from, run = found.record, found.record["provenance"], found.record["run"]
+            git = run.get("git", {})
+            facts = {
+                "commit": f"{git.get('commit') or 'unknown'}{' with changes' if git.get('dirty') else ''}",
+                "versions": ", ".join(f"{name} {version}" for name, version in sorted(run.get("versions", {}).items())),
+                "device": f"{run.get('device', '?')}: {run.get('device_name', '?')}, {run.get('threads', '?')} threads",
+                "precision": made_from.get("precision"),
+                "operators": made_from.get("backend"),
+                "initial weights": made_from.get("weights"),
+                "weights sha256": made_from.get("weights_sha256"),
+                "data sha256": made_from.get("data_sha256"),
+                "protocol sha256": made_from.get("protocol_sha256"),
+                "images tested": record["n_images"],
+                "settings sha256": made_from.get("settings_sha256"),
+                "overrides": ", ".join(f"{k} = {json.dumps(v)}" for k, v in sorted(record["deviates"].items())),
+                "finished": run.get("finished"),
+            }
+            entries.append(
+                {
+                    "row": row.id,
+                    "seed": record["seed"],
+                    "value": record["value"],
+                    "href": href(found.path, out),
+                    "record_sha256": found.sha256,
+                    "facts": {key: None if value is None else str(value) for key, value in facts.items()},
+                }
+            )
+    names = list(entries[0]["facts"]) if entries else []
+    shared = {
+        name: entries[0]["facts"][name] for name in names if len({entry["facts"][name] for entry in entries}) == 1
+    }
+    shared = {name: value for name, value in shared.items() if value}
+    for entry in entries:
+        entry["facts"] = {name: value for name, value in entry["facts"].items() if name not in shared and value}
+    return {"shared": shared, "records": entries}
+
+
+def _figures(protocol: Protocol, collection: Collection, out: Path) -> dict[str, Any] | None:
+    if protocol.name not in collection.figures:
+        return None
+    folder, document = collection.figures[protocol.name]
+    present = {
+        found.sha256 for (table, _), group in collection.records.items() if table == protocol.name for found in group
+    }
+    made_from = document.get("records") if isinstance(document.get("records"), dict) else {}
+    return {
+        "rule": str(document.get("rule", "")),
+        "note": str(document.get("note", "")),
+        "synthetic": bool(document.get("synthetic")),
+        "stale": sorted(str(row) for row, sha256 in made_from.items() if sha256 not in present),
+        "figures": [
+            {key: str(figure.get(key, "")) for key in ("kind", "row", "title", "alt", "caption", "image", "chosen")}
+            | {"iou": figure["iou"] if isinstance(figure.get("iou"), int | float) else None}
+            | {"href": href(folder / figure["file"], out)}
+            for figure in document["figures"]
+        ],
+        "attention_by_size": [
+            {key: entry[key] for key in ("row", "seed", "scales", "bins")} for entry in document["attention_by_size"]
+        ],
+    }
+
+
+def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Path) -> dict[str, Any]:
+    typed = stands_for or protocol.name
+    cells = [cell(protocol, row, collection, typed) for row in protocol.rows]
+    measured = [each for each in cells if each["values"]]
+    comparable = [each for each in measured if each["comparable"] and each["difference"] is not None]
+    differences = [abs(each["difference"]) for each in comparable or measured if each["difference"] is not None]
+    shown = headline(protocol, collection)
+    groups = {row.id: collection.records.get((protocol.name, row.id), []) for row in protocol.rows}
+    groups = {row_id: found for row_id, found in groups.items() if found}
+    speeds = [speed(row_id, found) for row_id, found in groups.items()]
+    return {
+        "name": protocol.name,
+        "stands_for": stands_for,
+        "title": protocol.title,
+        "source": protocol.source,
+        "metric": metric_name(protocol),
+        "note": protocol.note,
+        "synthetic": protocol.synthetic,
+        "tolerance": protocol.tolerance,
+        "layout": layout(protocol),
+        "counts": {
+            "cells": len(cells),
+            "to_run": sum(each["state"] not in ("planned", "quoted") for each in cells),
+            "measured": len(measured),
+            "planned": sum(each["state"] == "planned" for each in cells),
+            "quoted": sum(each["state"] == "quoted" for each in cells),
+            "comparable": len(comparable),
+            "within": sum(each["mark"] in (WITHIN, IN_SPREAD) for each in comparable),
+        },
+        "mean_absolute_difference": statistics.fmean(differences) if differences else None,
+        "seeds": sorted({int(seed) for each in measured for seed in each["values"]}),
+        "cells": cells,
+        "claims": _table_claims(protocol, cells),
+        "classes": classes(protocol, *shown, collection, typed) if shown else None,
+        "confusion": confusion(protocol, shown[0], collection) if shown else None,
+        "curves": {row_id: drawn for row_id, found in groups.items() if (drawn := curves(found))},
+        "speed": speeds,
+        "devices": list(dict.fromkeys(one["device"] for one in speeds)),
+        "provenance": _provenance(protocol, collection, out),
+        "figures": _figures(protocol, collection, out),
+    }
+
+
+def _claims(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Puts every claim's tables together; the verdict is that on the paper's own data and protocol."""
+    every = [claim for table in tables for claim in table["claims"]]
+    result = []
+    for text in dict.fromkeys(claim["text"] for claim in every):
+        same = [claim for claim in every if claim["text"] == text]
+        findings = [pair["finding"] for claim in same if claim["kind"] == "paper" for pair in claim["pairs"]]
+        result.append(
+            {"text": text, "verdict": verdict(findings), "tables": [c for c in same if c["verdict"] != NOT_MEASURED]}
+        )
+    return result
+
+
+def _notices(tables: list[dict[str, Any]], records: list[Found]) -> list[dict[str, str]]:
+    """Says in plain words what a reader must know before any number."""
+    notices = []
+    drawn = sum(bool(found.record["synthetic"]) for found in records)
+    if drawn:
+        names = ", ".join(table["name"] for table in tables if table["synthetic"] and table["counts"]["measured"])
+        notices.append(
+            {
+                "kind": "synthetic",
+                "text": f"{drawn} of {len(records)} records (table {names}) were measured on pictures that this package draws, "
+                "not on the paper's data. Their values cannot be compared with the printed ones; only orderings among them mean anything.",
+            }
+        )
+    overrides: dict[str, int] = {}
+    for found in records:
+        for key, value in found.record["deviates"].items() if found.unfit else ():
+            text = f"{key} = {json.dumps(value)}"
+            overrides[text] = overrides.get(text, 0) + 1
+    if overrides:
+        count = sum(bool(found.record["deviates"] and found.unfit) for found in records)
+        listed = "; ".join(f"{text} ({n})" for text, n in sorted(overrides.items()))
+        notices.append(
+            {
+                "kind": "overridden",
+                "text": f"{count} of {len(records)} records depart from their protocol: {listed}. Their cells are marked and not compared with the paper.",
+            }
+        )
+    return notices
+
+
+def build(collection: Collection, out: Path) -> dict[str, Any]:
+    """Builds the document.
+
+    Args:
+        collection: What was found.
+        out: The folder that the page will stand in, from which its links lead.
+    """
+    stands_for = {
+        p.stand_in: name for name, p in reversed(collection.protocols.items()) if p.stand_in not in ("", name)
+    }
+    tables = [
+        _table(protocol, collection, stands_for.get(name, ""), out) for name, protocol in collection.protocols.items()
+    ]
+    shown = [found for group in collection.records.values() for found in group]
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "notices": _notices(tables, shown),
+        "records": len(shown),
+        "claims": _claims(tables),
+        "tables": tables,
+        "paper_speed": {
+            "training_hours": PAPER_TRAINING_HOURS,
+            "test_ms_per_image": PAPER_TEST_MS,
+            "device": PAPER_DEVICE,
+        },
+        "benchmarks": [
+            {"href": href(path, out), "name": path.stem}
+            | {key: document.get(key) for key in ("quick", "conditions", "copy_gb_per_s", "results", "targets")}
+            for path, document in collection.benchmarks
+        ],
+        "rulings": rulings(),
+        "rulings_in_code": code_notes(PACKAGE, "Paper:", "inferred"),
+        "differences_from_caffe": differences_from_caffe(),
+        "deviations_in_code": code_notes(PACKAGE, "Deviates:"),
+        "not_used": [{"file": str(path), "reason": reason} for path, reason in collection.not_used],
+    }

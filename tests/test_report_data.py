@@ -1,0 +1,294 @@
+"""The data behind the report: every state of a cell, what is left out and why, and the whole document as kept in report_golden.json."""
+
+import json
+from pathlib import Path
+
+import pytest
+import report_cases as cases
+
+from repro.records import write_json
+from repro.report.collect import collect
+from repro.report.data import build
+
+GOLDEN = Path(__file__).parent / "report_golden.json"
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    cases.write_protocols(tmp_path / "protocols", monkeypatch)
+    return tmp_path / "runs"
+
+
+def document(runs):
+    return build(collect([runs]), runs / "report")
+
+
+def cells(data, table):
+    return {cell["row"]: cell for t in data["tables"] if t["name"] == table for cell in t["cells"]}
+
+
+def test_the_whole_document_is_the_kept_one(runs):
+    """Kept: what these records gave when a person read it through. Where the document changes on purpose, keep `found` anew, and read it through."""
+    cases.write_every_state(runs)
+    cases.write_figures(runs)
+    cases.write_benchmark(runs)
+    found = document(runs)
+    for key in ("version", "rulings", "rulings_in_code", "differences_from_caffe", "deviations_in_code"):
+        assert found.pop(key)
+    found = json.loads(json.dumps(found).replace(str(runs.parent), "TMP"))
+    for table in found[
+        "tables"
+    ]:  # fingerprints of the files that the test itself writes, with their moments and places
+        for entry in table["provenance"]["records"]:
+            assert len(entry.pop("record_sha256")) == 64
+            entry["facts"].pop("settings sha256", None)
+        table["provenance"]["shared"].pop("settings sha256", None)
+    assert found == json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+def test_every_state_of_a_cell(runs):
+    cases.write_every_state(runs)
+    data = document(runs)
+    found = cells(data, "table1")
+    facts = {row: (cell["state"], cell["mean"], cell["mark"], cell["comparable"]) for row, cell in found.items()}
+    assert facts == {
+        "baseline": ("measured", 52.0, "within", True),
+        "max2": ("measured", 51.4, "in spread", True),
+        "max2-extra": ("measured", 53.0, "below", True),
+        "attention2": ("measured", 53.0, "not comparable", False),
+        "attention2-extra": ("measured", 58.0, "above", True),
+    }
+    assert found["baseline"]["spread"] == pytest.approx(0.5**0.5)
+    assert found["baseline"]["difference"] == pytest.approx(52.0 - 51.91)
+    assert found["baseline"]["values"] == {"1": 51.5, "2": 52.5}
+    assert found["max2-extra"]["spread"] is None
+    assert found["attention2"]["overrides"] == {"data.num_val": 2, "solver.max_iter": 3}
+    by_class = cells(data, "table2")
+    assert [by_class[row]["mean"] for row in ("box", "ball", "average")] == [58.0, 48.0, 58.0]
+    assert by_class["box"]["records"] == ["table1/attention2-extra/1"]
+    server = cells(data, "table4")
+    assert {row: cell["state"] for row, cell in server.items()} == {
+        "average": "awaiting score",
+        "attention": "measured",
+        "crf": "planned",
+        "other": "quoted",
+    }
+    text = cells(data, "text")
+    assert text["kernel1"]["from"] == {"row": "table1/attention2-extra", "low": -0.4, "high": -0.1, "measured": -1.0}
+    assert text["kernel1"]["difference"] == pytest.approx(-0.6)  # as far outside the printed range
+    assert text["kernel1"]["mark"] == "within"
+    assert text["fc6"]["state"] == "not run"
+    assert {cell["mark"] for cell in cells(data, "demo").values()} == {"not comparable"}
+
+
+def test_what_is_left_out_and_why(runs):
+    cases.write_every_state(runs)
+    reasons = {Path(one["file"]).parent.name: one["reason"] for one in document(runs)["not_used"]}
+    expected = {
+        "damaged-seed1": "damaged: Expecting property name",
+        "foreign-seed1": "foreign: no record of a run, for it has no format number",
+        "newer-seed1": "newer: record of a run of format 2; this program reads 1",
+        "unknown-seed1": "foreign: unknown table 'table9'",
+        "stale-seed1": "made with another table1.toml than the present one; measure the row again",
+        "copy-seed1": f"an equal copy: {runs / 'table1' / 'baseline-seed1' / 'record.json'} stands for it",
+        "attention2-seed2": "made from other settings, data, weights or precision: its cell shows records that do not override solver.max_iter",
+    }
+    assert reasons.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert reasons[name].startswith(reason), name
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        ({"row": "base"}, "foreign: table 'table1' has no row 'base' to run"),
+        ({"row": None}, "damaged: unusable table or row"),
+        ({"table": ["table1"]}, "damaged: unusable table or row"),
+        ({"seed": "1"}, "damaged: unusable seed"),
+        ({"settings": {}}, "damaged: unusable class_names"),
+        ({"settings": {"data": 1}}, "damaged: unusable settings"),
+        ({"per_class": {"background": "NaN"}}, "damaged: unusable per_class"),
+        ({"confusion": [[1]]}, "damaged: unusable confusion"),
+        ({"confusion": [[1, 2, 3], [1, 2, -3], [1, 2, 3]]}, "damaged: unusable confusion"),
+        ({"loss_curve": [1.0, "2"]}, "damaged: unusable loss_curve"),
+        ({"n_images": -1}, "damaged: unusable n_images"),
+        ({"run": {"seconds": 1.0, "train_seconds": None}}, "damaged: unusable run"),
+        ({"run": {"seconds": 1.0, "train_seconds": 1.0, "git": 3}}, "damaged: unusable run"),
+        ({"value": "52"}, "damaged: value is no number"),
+        ({"deviates": []}, "damaged: no table in deviates"),
+        ({"synthetic": True}, "damaged: synthetic is True, its protocol says False"),
+        ({"format": "1"}, "foreign: no record of a run, for it has no format number"),
+    ],
+)
+def test_a_record_that_no_report_can_show(runs, spoil, reason):
+    path = runs / "table1" / "baseline-seed1" / "record.json"
+    write_json(path, cases.record("table1", "baseline", 52.0) | spoil)
+    data = document(runs)
+    assert [one["reason"] for one in data["not_used"]] == [reason]
+    assert data["records"] == 0
+
+
+def test_a_directory_in_place_of_a_record_and_too_deep_a_document(runs):
+    (runs / "table1" / "baseline-seed1" / "record.json").mkdir(parents=True)
+    deep = runs / "table1" / "max2-seed1" / "record.json"
+    deep.parent.mkdir()
+    deep.write_text("[" * 200000)
+    assert [one["reason"].partition(":")[0] for one in document(runs)["not_used"]] == ["damaged", "damaged"]
+
+
+def test_the_first_of_two_folders_stands(runs, tmp_path):
+    cases.write(runs, "table1", "baseline", 52.0)
+    cases.write(tmp_path / "other", "table1", "baseline", 60.0)
+    cases.write(tmp_path / "other", "table1", "baseline", 54.0, 2)
+    data = build(collect([runs, tmp_path / "other"]), runs)
+    assert cells(data, "table1")["baseline"]["values"] == {"1": 52.0, "2": 54.0}
+    assert [one["reason"].partition(":")[0] for one in data["not_used"]] == ["another run of the same row and seed"]
+
+
+def test_released_weights_are_comparable_within_their_own_tolerance_and_give_way_to_trained_ones(runs):
+    released = {"solver.max_iter": 0, "weights.file": "released.caffemodel"}
+    found = cases.record("table1", "max2", 52.2, deviates=released, loss_curve=[])
+    found["settings"]["weights"]["file"] = "tiny.caffemodel"
+    found["settings"]["solver"]["max_iter"] = 0
+    found["provenance"]["settings_sha256"] = cases.settings_sha256(found["settings"])
+    path = runs / "table1" / "max2-seed1" / "record.json"
+    write_json(path, found)
+    data = document(runs)
+    cell = cells(data, "table1")["max2"]
+    assert (cell["way"], cell["tolerance"], cell["comparable"], cell["mark"]) == ("evaluate", 0.5, True, "below")
+    assert cell["overrides"] == {}
+    assert data["notices"] == []
+    assert next(t for t in data["tables"] if t["name"] == "table1")["curves"] == {}
+    cases.write(runs, "table1", "max2", 52.2, 2)
+    cell = cells(document(runs), "table1")["max2"]
+    assert (cell["way"], cell["tolerance"], cell["mark"], list(cell["values"])) == ("retrain", 1.0, "within", ["2"])
+
+
+def test_a_record_of_the_protocol_stands_before_many_overridden_ones(runs):
+    for seed in (1, 2, 3):
+        cases.write(runs, "table1", "max2", 50.0, seed, deviates={"model.width": 0.5})
+    cases.write(runs, "table1", "max2", 52.5, 4)
+    data = document(runs)
+    assert cells(data, "table1")["max2"]["values"] == {"4": 52.5}
+    assert len(data["not_used"]) == 3
+    assert data["notices"] == []  # they are in no cell
+
+
+def test_notices_say_synthetic_and_overridden(runs):
+    cases.write(runs, "table1", "baseline", 52.0)
+    assert document(runs)["notices"] == []
+    cases.write(runs, "demo", "baseline", 40.0)
+    cases.write(runs, "table1", "max2", 50.0, deviates={"model.width": 0.5})
+    synthetic, overridden = document(runs)["notices"]
+    assert synthetic["kind"] == "synthetic"
+    assert synthetic["text"].startswith("1 of 3 records (table demo) were measured on pictures that this package draws")
+    assert overridden["kind"] == "overridden"
+    assert overridden["text"].startswith("1 of 3 records depart from their protocol: model.width = 0.5 (1).")
+
+
+def test_a_claims_verdict_is_that_on_the_papers_data_alone(runs):
+    cases.write(runs, "demo", "baseline", 50.0)
+    cases.write(runs, "demo", "max2", 60.0)
+    claim = document(runs)["claims"][0]
+    assert (claim["verdict"], [(one["table"], one["kind"], one["verdict"]) for one in claim["tables"]]) == (
+        "not measured",
+        [("demo", "synthetic", "supported")],
+    )
+    cases.write(runs, "table1", "baseline", 50.0)
+    cases.write(runs, "table1", "max2", 45.0, deviates={"model.width": 0.5})
+    assert document(runs)["claims"][0]["verdict"] == "not measured"  # an overridden cell is no pair for one that is not
+    cases.write(runs, "table1", "max2-extra", 45.0)
+    assert document(runs)["claims"][0]["verdict"] == "contradicted"
+    for row in ("attention2", "attention2-extra"):  # more overridden cells than others change nothing
+        cases.write(runs, "table1", row, 60.0, deviates={"model.width": 0.5})
+    assert document(runs)["claims"][0]["verdict"] == "contradicted"
+
+
+def test_figures_that_lead_elsewhere_or_are_no_pictures(runs):
+    cases.write(runs, "demo", "attention2", 40.0)
+    good = cases.write_figures(runs)
+    assert document(runs)["not_used"] == []
+    figure = json.loads(good.read_text())["figures"][0]
+    (good.parent / "text.png").write_text("no picture")
+    for changes, reason in (
+        ({"figures": [figure | {"file": "../record.json"}]}, "damaged: a figure's file must be the name of a PNG"),
+        ({"figures": [figure | {"file": "/etc/hostname.png"}]}, "damaged: a figure's file must be the name of a PNG"),
+        ({"figures": [figure | {"file": "text.png"}]}, "damaged: text.png is no whole PNG"),
+        ({"figures": [figure | {"file": "none.png"}]}, "damaged: none.png is no whole PNG"),
+        ({"figures": "many"}, "damaged: figures is no list of tables"),
+        ({"format": 2}, "newer: list of figures of format 2; this program reads 1"),
+        ({"attention_by_size": [{"row": "attention2"}]}, "damaged: unusable attention_by_size"),
+    ):
+        cases.write_figures(runs, **changes)
+        data = document(runs)
+        assert [one["reason"][: len(reason)] for one in data["not_used"]] == [reason]
+        assert all(table["figures"] is None for table in data["tables"])
+    good.write_text(json.dumps(json.loads(good.read_text()) | {"format": 1, "table": "table9"}))
+    assert [one["reason"] for one in document(runs)["not_used"]] == ["foreign: unknown table 'table9'"]
+
+
+def test_figures_of_other_records_are_called_stale(runs):
+    path = cases.write(runs, "demo", "attention2", 40.0)
+    sha256 = cases.write_figures(runs) and collect([runs]).records["demo", "attention2"][0].sha256
+    demo = next(table for table in document(runs)["tables"] if table["name"] == "demo")
+    assert demo["figures"]["stale"] == ["attention2-seed1"]
+    cases.write_figures(runs, records={"attention2-seed1": sha256})
+    demo = next(table for table in document(runs)["tables"] if table["name"] == "demo")
+    assert demo["figures"]["stale"] == []
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("spoil", [{"results": [{"op": "x"}]}, {"targets": None}, {"copy_gb_per_s": "fast"}])
+def test_a_damaged_benchmark_is_not_used(runs, spoil):
+    cases.write_benchmark(runs, **spoil)
+    data = document(runs)
+    assert data["benchmarks"] == []
+    reason = "damaged: unusable results, targets, conditions or copy_gb_per_s"
+    assert [one["reason"] for one in data["not_used"]] == [reason]
+
+
+def test_kept_benchmarks_stand_beside_a_runs_own(runs, tmp_path):
+    cases.write_benchmark(runs)
+    cases.write_benchmark(tmp_path / "kept")
+    cases.write(tmp_path / "kept", "table1", "baseline", 52.0)
+    data = build(collect([runs], tmp_path / "kept"), runs)
+    assert [one["href"] for one in data["benchmarks"]] == ["bench/bench-cpu.json", "../kept/bench/bench-cpu.json"]
+    assert data["records"] == 0
+    assert len(collect([runs], runs).benchmarks) == 1
+
+
+def test_speed_and_curves_by_hand(runs):
+    cases.write(runs, "table1", "max2", 50.0)
+    cases.write(runs, "table1", "max2", 51.0, 2, loss_curve=[4.0, 3.5, 3.25, 3.0, 2.75, 2.5])
+    table = next(t for t in document(runs)["tables"] if t["name"] == "table1")
+    assert table["speed"] == [
+        {
+            "row": "max2",
+            "device": "A processor, 2 threads",
+            "train_seconds": 3.0,
+            "train_images_per_second": pytest.approx(6 * 2 / 3.0),
+            "test_ms_per_image": pytest.approx(1000 * 1.5 / 3),
+        }
+    ]
+    curve = table["curves"]["max2"]
+    assert (curve["iterations"], curve["starts"]) == (6, [0, 1, 2, 3, 4, 5])
+    assert curve["loss"]["2"] == [4.0, 3.5, 3.25, 3.0, 2.75, 2.5]
+    assert curve["learning_rate"] == pytest.approx([1e-3] * 5 + [1e-4])
+    assert table["confusion"]["shares"] == [[0.9, 0.05, 0.05], [0.2, 0.8, 0.0], [None, None, None]]
+    long = [float(n) for n in range(1500)]
+    cases.write(runs, "table1", "baseline", 50.0, loss_curve=long)
+    curve = next(t for t in document(runs)["tables"] if t["name"] == "table1")["curves"]["baseline"]
+    assert len(curve["starts"]) == 150
+    assert curve["loss"]["1"][:2] == [4.5, 14.5]
+
+
+def test_classes_stand_beside_the_papers(runs):
+    cases.write(runs, "demo", "baseline", 40.0)
+    for seed, value in ((1, 50.0), (2, 52.0)):
+        cases.write(runs, "demo", "attention2-extra", value, seed)
+    demo = next(table for table in document(runs)["tables"] if table["name"] == "demo")["classes"]
+    assert demo["classes"] == ["background", "box", "ball"]
+    assert demo["printed"] == {"box": 60.0, "ball": 50.0}
+    assert [one["row"] for one in demo["series"]] == ["baseline", "attention2-extra"]
+    assert demo["series"][1]["mean"] == [61.0, 51.0, 41.0]
+    assert demo["series"][1]["spread"] == pytest.approx([2**0.5] * 3)
