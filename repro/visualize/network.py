@@ -1,0 +1,164 @@
+"""What a trained network sees in an image: its labels, and which scale it listened to where."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..data.lists import Item
+from ..data.stream import read_test_item
+from ..models import OUTPUT_STRIDE, MultiScale, Output, build
+from ..ops import interp
+from ..protocol import Row
+from ..weights import load_caffemodel
+
+# What the mean of a scale's map is called.
+SHARE = {"attention": "mean weight", "max": "wins"}
+
+
+class Seen(NamedTuple):
+    """An image as a network sees it.
+
+    Args:
+        prediction: (H, W) uint8 classes.
+        label: (H, W) uint8, or None.
+        maps: (S, H, W) float32, 0..1, which sum to 1 over S: the attention weights, or for "max" 1 where a scale's score won and 0
+            elsewhere; None where every scale has the same weight everywhere.
+    """
+
+    prediction: np.ndarray
+    label: np.ndarray | None
+    maps: np.ndarray | None
+
+
+def caffe_network(row: Row, weights: Path) -> MultiScale:
+    """Builds a row's network with the weights of a .caffemodel, which must hold every layer.
+
+    Args:
+        row: Of a protocol.
+        weights: The file.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError, ValueError: The file is missing, damaged, or another network's.
+    """
+    network = build(row.settings["model"], len(row.settings["data"]["class_names"]), seed=0)
+    report = load_caffemodel(network, weights)
+    if report.absent_in_file:
+        raise ValueError(
+            f"{weights}: must hold every layer of row {row.id}; got none for {', '.join(report.absent_in_file)}; "
+            "choose a trained model, or the row that it was trained for"
+        )
+    return network.eval()
+
+
+def scale_maps(output: Output, merge: str) -> torch.Tensor | None:
+    """Says how much each scale counts at every position of the merged map.
+
+    Args:
+        output: Of a network.
+        merge: The network's.
+
+    Returns:
+        (N, S, H, W) in 0..1: the attention weights; for "max", 1 for the scale whose score won in the class that is predicted there; None for
+        "average" and "none", whose weights are the same everywhere.
+
+    Paper: figures 4 and 5. Caffe: Eltwise MAX; of equal scores map 1 wins over map 0, a later map only where it is strictly greater.
+    """
+    if merge == "attention":
+        return output.weights
+    if merge != "max":
+        return None
+    chosen = output.merged.argmax(1, keepdim=True)
+    size = output.merged.shape[2:]
+    best = interp(output.scores[0], size).gather(1, chosen)
+    winner = torch.zeros_like(chosen)
+    for s, scores in enumerate(output.scores[1:], start=1):
+        score = interp(scores, size).gather(1, chosen)
+        wins = score >= best if s == 1 else score > best
+        winner[wins], best = s, torch.where(wins, score, best)
+    return torch.cat([winner == s for s in range(len(output.scores))], dim=1).float()
+
+
+def enlarged_maps(maps: torch.Tensor, merge: str, size: Sequence[int]) -> torch.Tensor:
+    """Enlarges maps to the input's size: attention weights as Caffe enlarges scores, binary maps without blending.
+
+    Args:
+        maps: (N, S, H, W), of `scale_maps`.
+        merge: "attention" or "max".
+        size: (H_out, W_out), pixels, of the form 8k+1.
+
+    Returns:
+        (N, S, H_out, W_out).
+    """
+    if merge == "attention":
+        return interp(maps, size)
+    rows, columns = (
+        ((torch.arange(side, device=maps.device) + OUTPUT_STRIDE // 2) // OUTPUT_STRIDE).clamp(max=maps.shape[axis] - 1)
+        for axis, side in zip((2, 3), size, strict=True)
+    )
+    return maps[:, :, rows[:, None], columns]
+
+
+@torch.no_grad()
+def look(
+    network: MultiScale, data: torch.Tensor, autocast: torch.dtype | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels a padded batch and maps its scales.
+
+    Args:
+        network: In evaluation mode.
+        data: (N, 3, P, P) BGR minus the mean on the network's device, P of the form 8k+1.
+        autocast: bfloat16, or None for float32.
+
+    Returns:
+        (N, P, P) uint8 classes and (N, S, P, P) float32 maps (see Seen), or None.
+
+    Caffe: fc8_fusion, Interp with zoom_factor 8, argmax: as repro.evaluate.
+    """
+    with torch.autocast(data.device.type, dtype=autocast, enabled=autocast is not None):
+        output = network(data)
+        prediction = interp(output.merged, data.shape[2:]).argmax(1)
+    maps = scale_maps(output, network.merge)
+    if maps is not None:
+        maps = enlarged_maps(maps.float(), network.merge, data.shape[2:]).cpu().numpy()
+    return prediction.to(torch.uint8).cpu().numpy(), maps
+
+
+def see(
+    network: MultiScale, items: Sequence[Item], settings: dict[str, Any], device: torch.device, precision: str = "fp32"
+) -> Iterator[Seen]:
+    """Looks at images as the test of a row does.
+
+    Args:
+        network: On `device`, in evaluation mode.
+        items: What to look at.
+        settings: The row's.
+        device: Where the network is.
+        precision: The record's: "bf16" computes as its test did.
+
+    Yields:
+        What is seen of item after item, cut to the image's size.
+
+    Raises:
+        FileNotFoundError, ValueError: A file is unusable; the message names it.
+    """
+    autocast = torch.bfloat16 if precision == "bf16" else None
+    mean, test = tuple(settings["transform"]["mean_bgr"]), settings["test"]
+    read = (read_test_item(item, mean, test["crop_size"]) for item in items)
+    for _, group in itertools.groupby(read, key=lambda entry: entry[0].shape):
+        while batch := list(itertools.islice(group, test["batch_size"])):
+            predictions, maps = look(network, torch.cat([data for data, _, _ in batch]).to(device), autocast)
+            for i, (_, label, (height, width)) in enumerate(batch):
+                yield Seen(
+                    predictions[i, :height, :width],
+                    None if label is None else label.numpy(),
+                    None if maps is None else maps[i, :, :height, :width],
+                )

@@ -1,0 +1,208 @@
+"""Any photos, or the frames of a video: labels laid over, the weight map of every scale beside, one PNG per image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..models import OUTPUT_STRIDE, MultiScale
+from .draw import Panel, Strip, class_colours, draw_strips, overlay, save_png
+from .network import SHARE, look
+
+DRAWING = 1  # goes up with every change of what is drawn: pictures of another version are drawn anew
+_PANEL = 300  # pixels
+
+
+class Drawer(NamedTuple):
+    """How photos are drawn.
+
+    Args:
+        network: On `device`, in evaluation mode.
+        settings: The row's.
+        device: Where the network is.
+        identity: Names the network's weights.
+        max_side: Larger photos are shrunk until their longer side has so many pixels.
+        note: What every picture must say, or "".
+    """
+
+    network: MultiScale
+    settings: dict[str, Any]
+    device: torch.device
+    identity: str
+    max_side: int
+    note: str
+
+
+class Drawn(NamedTuple):
+    """A picture that is there: its file, its photo's name, its size (height, width) in pixels, and in words what it shows."""
+
+    path: Path
+    name: str
+    size: tuple[int, int]
+    alt: str
+
+
+def find_photos(folder: Path) -> tuple[list[Path], int]:
+    """Lists a folder's images in the order that people count: frame2 before frame10.
+
+    Args:
+        folder: Not searched below; hidden files are passed over.
+
+    Returns:
+        The files whose suffix is an image's, and how many other files there are.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--images: {folder} must be a folder of images; got no such folder; correct the path")
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    photos = [path for path in files if path.suffix.lower() in Image.registered_extensions()]
+    if not photos:
+        raise FileNotFoundError(
+            f"--images: {folder} must hold images (.jpg, .png, ...); got {len(files)} other files; name another folder"
+        )
+    return sorted(photos, key=lambda path: (natural_key(path.name), path.name)), len(files) - len(photos)
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Makes the key that sorts names by the numbers in them: digits as numbers, before letters."""
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part.lower()) for part in re.split(r"(\d+)", name) if part
+    ]
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """Reads a photo as people see it: turned as its EXIF data say, transparency on white, the range of 16-bit grey stretched.
+
+    Args:
+        path: Any file that Pillow reads; of an animation the first picture.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: It does not decode completely.
+
+    Deviates: ImageSegData ignores EXIF and transparency (repro/data/transforms.py does as it does).
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as file:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+                grey = np.asarray(image, np.float64)
+                image = Image.fromarray((grey / max(grey.max(), 1) * 255).clip(0, 255).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("RGB")
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more, depending on what is broken.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no known format" if unknown else " ".join(f"{type(error).__name__} {error}".split())[:160]
+        raise ValueError(f"{path}: must be an image; got {reason}; replace or remove the file") from error
+    return np.asarray(image, np.uint8)
+
+
+def shrunk(image: np.ndarray, max_side: int) -> np.ndarray:
+    """Shrinks an image (H, W, 3) uint8 until its longer side has at most `max_side` pixels."""
+    if max(image.shape[:2]) <= max_side:
+        return image
+    share = max_side / max(image.shape[:2])
+    size = [max(1, round(side * share)) for side in image.shape[1::-1]]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), np.uint8)
+
+
+def padded(image: np.ndarray, mean_bgr: Sequence[float], crop_size: int) -> torch.Tensor:
+    """Makes the network's input: BGR minus the mean, padded with it at the bottom and right, as `read_test_item` does.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mean_bgr: Grey levels.
+        crop_size: Smallest side of the result, pixels.
+
+    Returns:
+        (1, 3, P, P) float32, P = max(crop_size, the smallest 8k + 1 that holds the image).
+    """
+    height, width = image.shape[:2]
+    side = max(crop_size, -(-(max(height, width) - 1) // OUTPUT_STRIDE) * OUTPUT_STRIDE + 1)
+    data = np.zeros((1, side, side, 3), np.float32)
+    np.subtract(image[..., ::-1], np.asarray(mean_bgr, np.float32), out=data[0, :height, :width])
+    return torch.from_numpy(data).permute(0, 3, 1, 2)
+
+
+def draw_photo(drawer: Drawer, photo: Path, out: Path) -> tuple[Drawn, bool]:
+    """Draws one photo, unless it was drawn before by the same network and in the same way.
+
+    Args:
+        drawer: How.
+        photo: The file.
+        out: The folder of the PNG, which is named after the photo's whole name.
+
+    Returns:
+        What is there now, and whether it was drawn just now.
+
+    Raises:
+        ValueError: The photo is unusable.
+    """
+    target = out / f"{photo.name}.png"
+    try:
+        digest = hashlib.sha256(photo.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{photo}: must be an image; got {error.strerror}; replace or remove the file") from error
+    key = hashlib.sha256(
+        json.dumps([DRAWING, drawer.identity, drawer.max_side, drawer.note, digest]).encode()
+    ).hexdigest()
+    description = _description(target)
+    if description.get("key") == key:
+        return Drawn(target, photo.name, tuple(description["size"]), description["alt"]), False
+
+    full = read_photo(photo)
+    image, display = shrunk(full, drawer.max_side), shrunk(full, 2 * _PANEL)
+    height, width = image.shape[:2]
+    settings, scales = drawer.settings, drawer.network.scales
+    names = settings["data"]["class_names"]
+    data = padded(image, settings["transform"]["mean_bgr"], settings["test"]["crop_size"])
+    labels, maps = look(drawer.network, data.to(drawer.device))
+    label = labels[0, :height, :width]
+    laid = Image.fromarray(label).resize(display.shape[1::-1], Image.Resampling.NEAREST)
+    panels = [Panel("image", display), Panel("labels", overlay(display, np.asarray(laid), class_colours(len(names))))]
+    means: list[float] = []
+    if maps is not None:
+        ours = maps[0, :, :height, :width]
+        means = ours.mean((1, 2)).tolist()
+        titles = [
+            f"scale {scale:g}, {SHARE[drawer.network.merge]} {mean:.2f}"
+            for scale, mean in zip(scales, means, strict=True)
+        ]
+        panels += [Panel(title, one) for title, one in zip(titles, ours, strict=True)]
+    share = np.bincount(label.ravel(), minlength=len(names)) / label.size
+    shown = [c for c in np.argsort(-share, kind="stable").tolist() if share[c] and c]
+    legend = [(f"{names[c]}", class_colours(len(names))[c]) for c in shown]
+    found = ", ".join(f"{names[c]} {100 * share[c]:.1f} %" for c in shown) or "nothing but background"
+    weights = ", ".join(f"scale {scale:g} {mean:.2f}" for scale, mean in zip(scales, means, strict=False))
+    alt = f"{photo.name}: {found}" + (f"; {SHARE[drawer.network.merge]} {weights}" if weights else "")
+    figure = draw_strips(
+        [Strip("", panels)], photo.name, f"{drawer.note} {found[:1].upper()}{found[1:]}.".strip(), legend, _PANEL
+    )
+    save_png(figure, target, json.dumps({"key": key, "alt": alt, "size": [figure.height, figure.width]}))
+    return Drawn(target, photo.name, (figure.height, figure.width), alt), True
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """Reads what a picture of ours says of itself; nothing where there is none, or a foreign one."""
+    try:
+        with Image.open(path) as image:
+            found = json.loads(image.info.get("Description", "{}"))
+            return found if isinstance(found, dict) and {"key", "alt", "size"} <= set(found) else {}
+    except (OSError, ValueError, SyntaxError):
+        return {}

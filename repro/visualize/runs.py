@@ -1,0 +1,144 @@
+"""What a run left behind: its records with their networks, and the validation images that they were measured on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..data import synthetic
+from ..data.lists import Item, fingerprint, read_items
+from ..inputs import cache_folder
+from ..records import SUBMISSION, read_record
+
+DATASET_FOLDERS = ("person_part", "voc2012", "coco")  # of a data root that holds several sets
+
+
+class Recorded(NamedTuple):
+    """A row that was run: its record.json, what it says, and the file's SHA-256."""
+
+    path: Path
+    record: dict[str, Any]
+    sha256: str
+
+    @property
+    def key(self) -> str:
+        """Names the run in its table: `<row>-seed<seed>`."""
+        return self.path.parent.name
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The row's network."""
+        return self.record["settings"]["model"]
+
+    @property
+    def snapshot(self) -> Path:
+        """The file of its trained parameters."""
+        return self.path.parent / "snapshot.pt"
+
+    @property
+    def note(self) -> str:
+        """Says what must be said beside its pictures: the record's own note, and what sets it apart from its protocol; "" for nothing."""
+        keys = ", ".join(sorted(self.record["deviates"]))
+        return "; ".join(
+            note for note in (self.record["note"], keys and f"deviates from the protocol in {keys}") if note
+        )
+
+
+def joint_note(runs: Sequence[Recorded]) -> str:
+    """Joins the notes of several runs, each once."""
+    return "; ".join(dict.fromkeys(one.note for one in runs if one.note))
+
+
+def tables_of(run: Path) -> tuple[Path, list[str]]:
+    """Finds the tables of a run.
+
+    Args:
+        run: The --out folder of repro.run, or one table's folder in it.
+
+    Returns:
+        The --out folder and the names of the tables that have records.
+
+    Raises:
+        FileNotFoundError: There is no record.
+    """
+    if any(run.glob("*/record.json")):
+        run = run.resolve()
+        return run.parent, [run.name]
+    tables = sorted({path.parents[1].name for path in run.glob("*/*/record.json")})
+    if not tables:
+        raise FileNotFoundError(
+            f"{run}: must hold records of a run; got none; run `python -m repro.run table1 --out {run}` first"
+        )
+    return run, tables
+
+
+def read_records(out: Path, table: str, log: Callable[[str], None]) -> list[Recorded]:
+    """Reads a table's records that were measured on labelled images, by row and seed; says which files cannot be used.
+
+    Args:
+        out: The --out folder.
+        table: The table's name.
+        log: Where to say so.
+    """
+    found = []
+    for path in sorted((out / table).glob("*/record.json")):
+        try:
+            record = read_record(path)
+        except ValueError as error:
+            log(f"not used: {error}")
+            continue
+        if SUBMISSION not in record:
+            found.append(Recorded(path, record, hashlib.sha256(path.read_bytes()).hexdigest()))
+    return sorted(found, key=lambda one: (one.record["row"], one.record["seed"]))
+
+
+def _data_sha256(root: Path, data: dict[str, Any]) -> tuple[str, list[Item]]:
+    train, val = (read_items(root, data[f"{which}_list"], data["images"], data["labels"]) for which in ("train", "val"))
+    return hashlib.sha256((fingerprint(train) + fingerprint(val)).encode()).hexdigest(), val
+
+
+def validation_items(recorded: Recorded, data_root: Path | None) -> list[Item]:
+    """Finds the very validation images that a record was measured on, by their fingerprint; synthetic ones are drawn again.
+
+    Args:
+        recorded: The record.
+        data_root: The data set's folder, or one that holds person_part/, voc2012/ or coco/; None for synthetic data.
+
+    Raises:
+        FileNotFoundError: No data root was given, or there are no such lists or files in it.
+        ValueError: The data are not the record's.
+    """
+    settings, expected = recorded.record["settings"], recorded.record["provenance"]["data_sha256"]
+    if recorded.record["synthetic"] and data_root is None:
+        drawn = settings["synthetic"]
+        data_root = synthetic.write_dataset(
+            cache_folder() / "person-part-synthetic",
+            drawn["num_train"],
+            drawn["num_val"],
+            tuple(drawn["size"]),
+            drawn["seed"],
+            workers=os.cpu_count() or 1,
+        )
+    if data_root is None:
+        raise FileNotFoundError(
+            f"{recorded.path}: its validation images must be at hand; got no --data-root; give the folder that the run was given"
+        )
+    missing: FileNotFoundError | None = None
+    for root in (data_root, *(data_root / name for name in DATASET_FOLDERS if (data_root / name).is_dir())):
+        try:
+            sha256, items = _data_sha256(root, settings["data"])
+        except FileNotFoundError as error:
+            missing = missing or error
+            continue
+        if sha256 == expected:
+            return items
+        missing = None
+        break
+    if missing is not None:
+        raise missing
+    raise ValueError(
+        f"{data_root}: must hold the images of {recorded.path}; got other lists or files; give the folder that the run was given"
+    )
