@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 TORCH := torch==2.13.0
 
-.PHONY: table1 test lint clean
+.PHONY: table1 test lint registers sanitize clean
 
 table1: $(VENV)/installed
 	$(VENV)/bin/python -m repro.run table1 $(TABLE1)
@@ -15,6 +15,21 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+# Registers, shared memory and spills of every CUDA kernel, for sm_80 and sm_90; needs nvcc, but neither a GPU nor .venv.
+registers:
+	@$(PYTHON) csrc/cuda/registers.py
+
+# The operators' tests on kernels that watch their addresses and undefined behaviour; the usual build stays as it is.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SANITIZED := test_interp test_merge_scores test_predict test_segmentation_loss test_confusion_matrix test_ops_storage
+sanitize: $(VENV)/installed
+	mkdir -p build/sanitize && cp -r repro build/sanitize && rm -f build/sanitize/repro/_C*.so
+	REPRO_CUDA=0 CFLAGS="$(SANITIZE) -g1" LDFLAGS="$(SANITIZE)" $(VENV)/bin/python setup.py --quiet \
+		build_ext --build-lib build/sanitize --build-temp build/sanitize-temp
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize \
+		$(VENV)/bin/python -P -m pytest -p no:cacheprovider $(SANITIZED:%=tests/%.py)
 
 # torch comes first: the extension is compiled against the torch that will load it.
 $(VENV)/installed: setup.py pyproject.toml $(shell find csrc -type f)

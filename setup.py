@@ -1,6 +1,7 @@
 """Builds repro._C. REPRO_CUDA=0|1 overrides whether its CUDA kernels are built; by default they are where torch has CUDA and a toolkit is found."""
 
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -15,6 +16,9 @@ CXX_FLAGS = [
     "-ffp-contract=off",
     "-Wall",
     "-Wextra",
+    "-Wno-psabi",  # vectors are passed between functions of ours only, all of them inlined
+    # at::parallel_for is compiled here and would be a plain loop without it. Not a link flag: the runtime is torch's own.
+    *(["-fopenmp"] if torch.backends.openmp.is_available() and sys.platform == "linux" else []),
     *(f"-isystem{path}" for path in include_paths()),
 ]
 
@@ -47,7 +51,7 @@ if with_cuda():
     extension = CUDAExtension(
         "repro._C",
         sources("csrc/*.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu"),
-        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": ["-O3", "-std=c++20"]},
+        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": ["-O3", "-std=c++20", "-fmad=false"]},
         **common,
     )
 else:

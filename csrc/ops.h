@@ -1,9 +1,9 @@
 // The kernels' declarations: this header is their specification.
 //
 // Every map is dense NHWC (torch's channels_last): element (n, y, x, c) of an (N, C, H, W) map lies at ((n*H + y)*W +
-// x)*C + c. T is float, double or bfloat16; sums are taken in acc_t<T> (float32 for bfloat16). All kernels are
-// deterministic: every element is written by one thread, in one order of summation, whatever the number of threads.
-// "Interp" is the sampling rule of interp_geometry.h.
+// x)*C + c. T is float, double, bfloat16 or float16; sums are taken in acc_t<T> (float32 for 16-bit storage). All
+// kernels are deterministic: every element is written by one thread, in one order of summation, whatever the number of
+// threads. "Interp" is the sampling rule of interp_geometry.h.
 #pragma once
 
 #include "interp_geometry.h"
@@ -49,7 +49,7 @@ void interp_backward(Cuda, const T* dy, Size out, int64_t N, int64_t C, Size in,
 //   scores   S maps (N, C, H_s, W_s), finest first
 //   logits   (N, S, logits_size.H, logits_size.W); read for attention only
 //   merged   (N, C, out.H, out.W)    output
-//   weights  (N, S, out.H, out.W)    output, for attention only
+//   weights  (N, S, out.H, out.W)    output, may be null; for attention only
 // Caffe: Interp, Softmax, Slice, SpatialProduct and Eltwise layers in this order.
 template <class T>
 void merge_scores(Cpu, Merge mode, Maps<const T> scores, const T* logits, Size logits_size, int64_t N, int64_t C,
@@ -58,22 +58,66 @@ template <class T>
 void merge_scores(Cuda, Merge mode, Maps<const T> scores, const T* logits, Size logits_size, int64_t N, int64_t C,
                   Size out, T* merged, T* weights);
 
-// The gradients of merge_scores.
+// The gradients of merge_scores; the softmax and the maxima's winners are recomputed, not stored by the forward pass.
 //   dmerged   (N, C, out.H, out.W)
 //   dweights  (N, S, out.H, out.W), or null for zeros; attention only
-//   weights   (N, S, out.H, out.W), as merge_scores wrote them; attention only
+//   weights   (N, S, out.H, out.W) acc_t<T> scratch; attention only
 //   winner    (N, C, out.H, out.W) uint8 scratch: the map that each maximum came from; max only
 //   dscores   S maps (N, C, H_s, W_s)    output
-//   dlogits   (N, S, out.H, out.W)       output, before the adjoint of the logits' own Interp; attention only, may be
-//   null
+//   dlogits   (N, S, out.H, out.W)       output, before the adjoint of the logits' own Interp; attention only
 // Caffe: src/caffe/layers/eltwise_layer.cpp, MAX: between maps 0 and 1 an equal value counts for map 1, a later map
 // must be strictly greater.
 template <class T>
-void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores, const T* weights,
-                           int64_t N, int64_t C, Size out, uint8_t* winner, Maps<T> dscores, T* dlogits);
+void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores, const T* logits,
+                           Size logits_size, int64_t N, int64_t C, Size out, acc_t<T>* weights, uint8_t* winner,
+                           Maps<T> dscores, T* dlogits);
 template <class T>
-void merge_scores_backward(Cuda, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores,
-                           const T* weights, int64_t N, int64_t C, Size out, uint8_t* winner, Maps<T> dscores,
-                           T* dlogits);
+void merge_scores_backward(Cuda, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores, const T* logits,
+                           Size logits_size, int64_t N, int64_t C, Size out, acc_t<T>* weights, uint8_t* winner,
+                           Maps<T> dscores, T* dlogits);
+
+// label = argmax over c of Interp(x; out), the first of equal scores, for the positions within crop; the enlarged
+// scores never exist. The second kernel of the op predict, whose first is merge_scores.
+//   x            (N, C, in.H, in.W)
+//   labels       (N, crop.H, crop.W) uint8 or int16                        output
+//   probability  (N, crop.H, crop.W) acc_t<T>, of the label by softmax     output, may be null
+// Caffe: Interp with zoom_factor 8, Softmax, ArgMax.
+template <class T, class L>
+void predict(Cpu, const T* x, Size in, int64_t N, int64_t C, Size out, Size crop, L* labels, acc_t<T>* probability);
+template <class T, class L>
+void predict(Cuda, const T* x, Size in, int64_t N, int64_t C, Size out, Size crop, L* labels, acc_t<T>* probability);
+
+// Softmax cross-entropy of Interp(scores; grid) against every shrink-th label, and its gradient in the same pass.
+//   scores  (N, C, in.H, in.W)
+//   labels  (N, image.H, image.W) uint8 or int64, 0..C-1 or ignore_label; grid = (image - 1) / shrink + 1
+//   terms   (N, grid.H) double        scratch: the sum over a row of -log p, each at most 87.3365 (p floored at
+//   FLT_MIN) counts  (N, grid.H) int64         scratch: the row's valid positions; -1 where a label is neither a class
+//   nor ignored loss, normaliser  a double each   output: the sum of the terms over normaliser, and normaliser = max(1,
+//   valid
+//           positions); both NaN where a label is neither a class nor ignored
+//   dgrid   (N, C, grid.H, grid.W)    output, may be null: p - onehot, 0 where ignored, the gradient with respect to
+//           Interp(scores). Divided by normaliser on the CPU, which counts the labels first; on CUDA, where that would
+//           be a launch more, still to be divided.
+// Caffe: src/caffe/layers/softmax_loss_layer.cpp; Interp's label shrinking.
+template <class T, class L>
+void segmentation_loss(Cpu, const T* scores, Size in, const L* labels, Size image, int64_t N, int64_t C, int64_t shrink,
+                       int64_t ignore_label, double* terms, int64_t* counts, double* loss, double* normaliser,
+                       T* dgrid);
+template <class T, class L>
+void segmentation_loss(Cuda, const T* scores, Size in, const L* labels, Size image, int64_t N, int64_t C,
+                       int64_t shrink, int64_t ignore_label, double* terms, int64_t* counts, double* loss,
+                       double* normaliser, T* dgrid);
+
+// counts[label * num_classes + prediction] += 1 for every pixel whose label is not ignored.
+//   prediction, label  (pixels) uint8 or int64
+//   counts             (num_classes, num_classes) int64, zeroed by the caller    output
+//   outside            int64, zeroed by the caller: the pixels that are outside 0..num_classes-1 in either    output
+// Integer sums: the same whatever the order.
+template <class L>
+void confusion_matrix(Cpu, const L* prediction, const L* label, int64_t pixels, int64_t num_classes,
+                      int64_t ignore_label, int64_t* counts, int64_t* outside);
+template <class L>
+void confusion_matrix(Cuda, const L* prediction, const L* label, int64_t pixels, int64_t num_classes,
+                      int64_t ignore_label, int64_t* counts, int64_t* outside);
 
 }  // namespace repro

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import ops
 from .data.lists import Item
 from .data.stream import read_test_item
 from .metrics import confusion_matrix
 from .models import MultiScale
-from .ops import interp
 
 
 @torch.no_grad()
@@ -27,12 +27,12 @@ def predict(network: MultiScale, data: torch.Tensor) -> torch.Tensor:
         data: (N, 3, P, P) BGR minus the mean, P of the form 8k+1.
 
     Returns:
-        (N, P, P) int64 classes, the first of equal scores winning.
+        (N, P, P) uint8 classes (int16 beyond 256), the first of equal scores winning.
 
     Caffe: fc8_fusion, Interp with zoom_factor 8, argmax.
     """
     merged = network(data).merged
-    return interp(merged, data.shape[2:]).argmax(dim=1)
+    return ops.predict([merged], mode="average", size=data.shape[2:])[0]  # the average of one map is that map
 
 
 def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:
@@ -76,7 +76,7 @@ def label_maps(
         workers: Threads that read ahead.
 
     Yields:
-        Of one batch, for every image: the item, its (H, W) int64 classes on `device`, and its (H, W) uint8 label or None.
+        Of one batch, for every image: the item, its (H, W) uint8 or int16 classes on `device`, and its (H, W) uint8 label or None.
 
     Raises:
         ValueError, FileNotFoundError: A file is unusable; the message names it.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from . import ops
+
 
 def confusion_matrix(
     prediction: torch.Tensor, label: torch.Tensor, num_classes: int, ignore_label: int = 255
@@ -23,18 +25,15 @@ def confusion_matrix(
     Raises:
         ValueError: The shapes differ, or a label or prediction is outside the classes.
     """
-    if prediction.shape != label.shape:
-        raise ValueError(
-            f"confusion_matrix: prediction must have the shape of label {tuple(label.shape)}; got {tuple(prediction.shape)}; cut to the image's size"
-        )
-    valid = label != ignore_label
-    label, prediction = label[valid].long(), prediction[valid].long()
-    for name, values in (("label", label), ("prediction", prediction)):
-        if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
-            raise ValueError(
-                f"confusion_matrix: {name} must be 0..{num_classes - 1}; got {int(values.min())}..{int(values.max())}; check the number of classes"
-            )
-    return torch.bincount(label * num_classes + prediction, minlength=num_classes**2).reshape(num_classes, num_classes)
+    counts, outside = ops.confusion_matrix(prediction, label, num_classes, ignore_label)
+    if outside.item():
+        valid = label != ignore_label
+        for name, values in (("label", label[valid]), ("prediction", prediction[valid])):
+            if not 0 <= int(values.min()) <= int(values.max()) < num_classes:
+                raise ValueError(
+                    f"confusion_matrix: {name} must be 0..{num_classes - 1}; got {int(values.min())}..{int(values.max())}; check the number of classes"
+                )
+    return counts
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:

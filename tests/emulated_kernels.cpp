@@ -1,43 +1,111 @@
-// A C interface, for ctypes, to the CUDA sources compiled with emulated_launch.cuh; float32, dense NHWC.
-#include "interp.cu"
-#include "merge_scores.cu"
+// A C interface, for ctypes, to the CUDA sources compiled with emulated_launch.cuh. Maps are dense NHWC; T is chosen by
+// `type`: 0 float32, 1 float64, 2 bfloat16, 3 float16. Sizes are pairs (height, width).
+#include "ops.h"
 
 namespace {
 
+using repro::Cuda;
+using repro::Size;
+
+Size pair(const int64_t* size) { return {size[0], size[1]}; }
+
 template <class T>
-repro::Maps<T> maps(float* const* data, const int64_t* sizes, int S) {
+repro::Maps<T> maps(void* const* data, const int64_t* sizes, int S) {
   repro::Maps<T> result{};
   result.S = S;
   for (int s = 0; s < S; ++s) {
-    result.data[s] = data[s];
-    result.size[s] = {sizes[2 * s], sizes[2 * s + 1]};
+    result.data[s] = static_cast<T*>(data[s]);
+    result.size[s] = pair(sizes + 2 * s);
   }
   return result;
+}
+
+template <class T>
+T* as(void* pointer) {
+  return static_cast<T*>(pointer);
+}
+
+// Calls visit(T()) for the type of that number.
+template <class Visit>
+void with_type(int type, const Visit& visit) {
+  if (type == 0) visit(float());
+  if (type == 1) visit(double());
+  if (type == 2) visit(repro::bfloat16());
+  if (type == 3) visit(repro::float16());
 }
 
 }  // namespace
 
 extern "C" {
 
-void interp(const float* x, const int64_t* in, int64_t N, int64_t C, const int64_t* out, float* y) {
-  repro::interp(repro::Cuda{nullptr}, x, {in[0], in[1]}, N, C, {out[0], out[1]}, y);
+void set_reversed(int reversed) { emulated::reversed = reversed != 0; }
+
+int launches() { return static_cast<int>(emulated::launches); }
+
+void interp(int type, void* x, const int64_t* in, int64_t N, int64_t C, const int64_t* out, void* y) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    repro::interp<T>(Cuda{}, as<T>(x), pair(in), N, C, pair(out), as<T>(y));
+  });
 }
 
-void interp_backward(const float* dy, const int64_t* out, int64_t N, int64_t C, const int64_t* in, float* dx) {
-  repro::interp_backward(repro::Cuda{nullptr}, dy, {out[0], out[1]}, N, C, {in[0], in[1]}, dx);
+void interp_backward(int type, void* dy, const int64_t* out, int64_t N, int64_t C, const int64_t* in, void* dx) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    repro::interp_backward<T>(Cuda{}, as<T>(dy), pair(out), N, C, pair(in), as<T>(dx));
+  });
 }
 
-void merge_scores(int mode, float* const* scores, const int64_t* sizes, int S, const float* logits,
-                  const int64_t* logits_size, int64_t N, int64_t C, const int64_t* out, float* merged, float* weights) {
-  repro::merge_scores(repro::Cuda{nullptr}, static_cast<repro::Merge>(mode), maps<const float>(scores, sizes, S),
-                      logits, {logits_size[0], logits_size[1]}, N, C, {out[0], out[1]}, merged, weights);
+void merge_scores(int type, int mode, void* const* scores, const int64_t* sizes, int S, void* logits,
+                  const int64_t* logits_size, int64_t N, int64_t C, const int64_t* out, void* merged, void* weights) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    repro::merge_scores<T>(Cuda{}, static_cast<repro::Merge>(mode), maps<const T>(scores, sizes, S), as<T>(logits),
+                           pair(logits_size), N, C, pair(out), as<T>(merged), as<T>(weights));
+  });
 }
 
-void merge_scores_backward(int mode, const float* dmerged, const float* dweights, float* const* scores,
-                           const int64_t* sizes, int S, const float* weights, int64_t N, int64_t C, const int64_t* out,
-                           uint8_t* winner, float* const* dscores, float* dlogits) {
-  repro::merge_scores_backward(repro::Cuda{nullptr}, static_cast<repro::Merge>(mode), dmerged, dweights,
-                               maps<const float>(scores, sizes, S), weights, N, C, {out[0], out[1]}, winner,
-                               maps<float>(dscores, sizes, S), dlogits);
+void merge_scores_backward(int type, int mode, void* dmerged, void* dweights, void* const* scores, const int64_t* sizes,
+                           int S, void* logits, const int64_t* logits_size, int64_t N, int64_t C, const int64_t* out,
+                           void* weights, uint8_t* winner, void* const* dscores, void* dlogits) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    repro::merge_scores_backward<T>(Cuda{}, static_cast<repro::Merge>(mode), as<T>(dmerged), as<T>(dweights),
+                                    maps<const T>(scores, sizes, S), as<T>(logits), pair(logits_size), N, C, pair(out),
+                                    as<repro::acc_t<T>>(weights), winner, maps<T>(dscores, sizes, S), as<T>(dlogits));
+  });
+}
+
+void predict(int type, void* x, const int64_t* in, int64_t N, int64_t C, const int64_t* out, const int64_t* crop,
+             void* labels, void* probability) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    const auto run = [&](auto* to) {
+      repro::predict<T>(Cuda{}, as<T>(x), pair(in), N, C, pair(out), pair(crop), to, as<repro::acc_t<T>>(probability));
+    };
+    C <= 256 ? run(as<uint8_t>(labels)) : run(as<int16_t>(labels));
+  });
+}
+
+void segmentation_loss(int type, void* scores, const int64_t* in, void* labels, int wide, const int64_t* image,
+                       int64_t N, int64_t C, int64_t shrink, int64_t ignore_label, double* terms, int64_t* counts,
+                       double* loss, double* normaliser, void* dgrid) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    const auto run = [&](const auto* label) {
+      repro::segmentation_loss<T>(Cuda{}, as<T>(scores), pair(in), label, pair(image), N, C, shrink, ignore_label,
+                                  terms, counts, loss, normaliser, as<T>(dgrid));
+    };
+    wide ? run(as<int64_t>(labels)) : run(as<uint8_t>(labels));
+  });
+}
+
+void confusion_matrix(int wide, void* prediction, void* label, int64_t pixels, int64_t num_classes,
+                      int64_t ignore_label, int64_t* counts, int64_t* outside) {
+  const auto run = [&](auto* from, auto* to) {
+    repro::confusion_matrix(Cuda{}, from, to, pixels, num_classes, ignore_label, counts, outside);
+  };
+  wide ? run(as<const int64_t>(prediction), as<const int64_t>(label))
+       : run(as<const uint8_t>(prediction), as<const uint8_t>(label));
 }
 }

@@ -13,6 +13,9 @@ RANK = {
     "repro.ops.reference": 1,
     "repro.ops.interp": 2,
     "repro.ops.merge_scores": 2,
+    "repro.ops.predict": 2,
+    "repro.ops.segmentation_loss": 2,
+    "repro.ops.confusion_matrix": 2,
     "repro.ops": 3,
     "repro.data": 4,
     "repro.data.caffe_rng": 4,
@@ -82,6 +85,16 @@ RANK = {
     "repro.visualize.__main__": 15,
     "repro.export": 11,
     "repro.pretext": 11,
+    "repro.bench": 4,
+    "repro.bench.eager": 4,
+    "repro.bench.memory": 4,
+    "repro.bench.timing": 4,
+    "repro.bench.cases": 8,
+    "repro.bench.targets": 9,
+    "repro.bench.results": 9,
+    "repro.bench.agreement": 9,
+    "repro.bench.measure": 10,
+    "repro.bench.__main__": 12,
 }
 WITHOUT_TORCH = ("repro.protocol", "repro.records", "repro.tables", "repro.compare", "repro.report.__main__")
 FOLDERS = {"repro", "csrc", "caffe_weights", "protocols", "tests"}

@@ -1,44 +1,94 @@
-"""The CUDA sources on a machine without a GPU: nvcc compiles them without a warning, and the host runs their element functions against the CPU kernels."""
+"""The CUDA sources on a machine without a GPU: nvcc compiles them without a warning, and the host runs the kernels against Caffe and the float64
+reference."""
 
-import ctypes
+import importlib.util
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from conftest import assert_as_exact_as_reference, assert_close, golden
+from emulated_cuda import MODES, build
 from torch.utils.cpp_extension import include_paths
 
-from repro.ops import interp, merge_scores
+from repro.ops import reference
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-MODES = ["attention", "average", "max"]
+FLOORS = {
+    torch.float32: 3e-7,
+    torch.float64: 1e-12,
+    torch.bfloat16: 4e-3,
+    torch.float16: 5e-4,
+}  # of 16 bits: half a unit in the last place
+DTYPES = pytest.mark.parametrize("dtype", FLOORS, ids=lambda dtype: str(dtype).removeprefix("torch."))
+SIZES = pytest.mark.parametrize(
+    ("n", "c", "size_in", "size_out"),
+    [
+        (2, 5, (9, 7), (65, 49)),
+        (1, 21, (21, 21), (41, 41)),
+        (3, 81, (6, 3), (6, 3)),
+        (2, 3, (33, 20), (9, 11)),
+        (1, 1, (1, 5), (40, 1)),
+        (1, 1, (3, 1), (1, 300)),
+        (1, 2, (1, 1), (1, 1)),
+        (0, 4, (5, 5), (9, 9)),
+    ],
+    ids=str,
+)
+
+
+def load_registers():
+    """csrc/cuda/registers.py, which is a program, as a module."""
+    spec = importlib.util.spec_from_file_location("registers", ROOT / "csrc" / "cuda" / "registers.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+registers = load_registers()
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=[source.stem for source in SOURCES])
-def test_nvcc_compiles_without_warnings(source, tmp_path):
-    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+def test_nvcc_compiles_without_warnings_and_without_spills(source, tmp_path):
+    nvcc = registers.find_nvcc()
     if nvcc is None:
         pytest.skip("needs nvcc of the CUDA toolkit on PATH")
-    architectures = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in (80, 90)]
-    command = [
-        nvcc,
-        "-std=c++20",
-        "-O3",
-        "-Werror",
-        "all-warnings",
-        *architectures,
-        f"-I{ROOT / 'csrc'}",
-        "-c",
-        str(source),
-        "-o",
-        str(tmp_path / "out.o"),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = registers.compile_source(nvcc, source, tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+    assert "warning" not in result.stderr
+    kernels = registers.kernels(result.stderr)
+    assert {kernel["architecture"] for kernel in kernels} == {"sm_80", "sm_90"}
+    for kernel in kernels:  # of the paper's cases: up to 3 scales, not float64
+        if not re.search(r"double|, [4-8]>", kernel["kernel"]):
+            assert (kernel["stack"], kernel["spills"]) == (0, 0), kernel
+
+
+def test_registers_are_read_from_the_report_of_ptxas(monkeypatch):
+    report = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_Z6kernelf' for 'sm_90'
+ptxas info    : Function properties for _Z6kernelf
+    16 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers, 16 bytes cumulative stack size, 6336 bytes smem
+ptxas info    : Compile time = 1.000 ms
+ptxas info    : Compiling entry function '_Z5otherv' for 'sm_80'
+ptxas info    : Function properties for _Z5otherv
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 22 registers, used 0 barriers
+"""
+    monkeypatch.setattr(registers, "demangle", lambda names: names)
+    assert registers.kernels(report) == [
+        {"kernel": "_Z6kernelf", "architecture": "sm_90", "registers": 40, "shared": 6336, "stack": 16, "spills": 20},
+        {"kernel": "_Z5otherv", "architecture": "sm_80", "registers": 22, "shared": 0, "stack": 0, "spills": 0},
+    ]
+
+
+def test_registers_say_in_one_line_that_there_is_no_compiler(monkeypatch):
+    monkeypatch.setattr(registers, "find_nvcc", lambda: None)
+    with pytest.raises(SystemExit, match=r"^registers: nvcc must be on PATH; got none; install the CUDA toolkit"):
+        registers.main()
 
 
 def test_the_registration_compiles_against_torch(tmp_path):
@@ -46,9 +96,7 @@ def test_the_registration_compiles_against_torch(tmp_path):
     toolkits = [path.parent for path in Path("/usr/local").glob("cuda*/include/cuda_runtime_api.h")]
     if compiler is None or not toolkits:
         pytest.skip("needs a C++ compiler and the CUDA toolkit's headers in /usr/local/cuda*")
-    generated = (
-        tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"
-    )  # which torch's builds without CUDA leave out
+    generated = tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"  # torch's builds without CUDA leave it out
     generated.parent.mkdir(parents=True)
     generated.write_text("#pragma once\n")
     system = [f"-isystem{path}" for path in (tmp_path, *include_paths(), toolkits[0])]
@@ -59,106 +107,235 @@ def test_the_registration_compiles_against_torch(tmp_path):
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory):
-    """The element functions of the .cu files in a host library; only the launching is replaced."""
+    """The kernels of the .cu files in a host library; only the launching is replaced."""
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("needs a C++ compiler on PATH")
-    folder = tmp_path_factory.mktemp("emulated")
-    for source in [*SOURCES, ROOT / "csrc" / "cuda" / "gather.cuh"]:
-        shutil.copy(source, folder)
-    shutil.copy(ROOT / "tests" / "emulated_launch.cuh", folder / "launch.cuh")
-    shutil.copy(ROOT / "tests" / "emulated_kernels.cpp", folder)
-    library = folder / "libemulated.so"
-    command = [
-        compiler,
-        "-std=c++20",
-        "-O2",
-        "-ffp-contract=off",
-        "-fsanitize=undefined",
-        "-fno-sanitize-recover",
-        "-shared",
-        "-fPIC",
-        "-D__device__=",
-    ]
-    subprocess.run([*command, f"-I{ROOT / 'csrc'}", "emulated_kernels.cpp", "-o", str(library)], cwd=folder, check=True)
-    return ctypes.CDLL(str(library))
+    return build(compiler, tmp_path_factory.mktemp("emulated"))
 
 
-def nhwc(tensor):
-    return np.ascontiguousarray(tensor.detach().permute(0, 2, 3, 1).numpy())
+def wide(dtype):
+    """The type in which a kernel of the dtype computes."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def pointer(array):
-    return None if array is None else array.ctypes.data_as(ctypes.c_void_p)
+def values(shape, dtype, requires_grad=True):
+    """Random numbers of the dtype."""
+    return torch.randn(shape).to(dtype).requires_grad_(requires_grad)
 
 
-def pair(size):
-    return (ctypes.c_int64 * 2)(*size)
+def truths(op, inputs, dtype):
+    """Results of `op`, each and its inputs' gradients by one random gradient: in the accumulator's type, in float64, and the gradients of the results."""
+    kept = []
+    upstream = None
+    for computed in (wide(dtype), torch.float64):
+        leaves = [x.detach().to(computed).requires_grad_() for x in inputs]
+        results = op(leaves)
+        if upstream is None:
+            upstream = [torch.randn(result.shape).to(dtype) for result in results]
+        grads = torch.autograd.grad(results, leaves, [d.to(computed) for d in upstream], allow_unused=True)
+        kept.append([result.detach() for result in results] + [g for g in grads if g is not None])
+    return *kept, upstream
 
 
-def pointers(arrays):
-    return (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+def check(got, truth32, truth64, dtype, what, roundings=1):
+    """Fails unless the result is as exact as the reference, and what `roundings` to the dtype add."""
+    assert_as_exact_as_reference(got.double(), truth32, truth64, roundings * FLOORS[dtype], what)
 
 
-@pytest.mark.parametrize(
-    ("size_in", "size_out"),
-    [((21, 21), (41, 41)), ((9, 7), (65, 49)), ((33, 20), (9, 11)), ((1, 5), (4, 1)), ((6, 6), (6, 6))],
-)
-def test_interp_kernels_equal_the_cpu_kernels(emulated, size_in, size_out):
-    x = torch.randn(2, 5, *size_in, requires_grad=True)
-    y = interp(x, size_out)
-    dy = torch.randn_like(y)
-    y.backward(dy)
-    got, back = np.full((2, *size_out, 5), np.nan, np.float32), np.full((2, *size_in, 5), np.nan, np.float32)
-    n, c = ctypes.c_int64(2), ctypes.c_int64(5)
-    emulated.interp(pointer(nhwc(x)), pair(size_in), n, c, pair(size_out), pointer(got))
-    emulated.interp_backward(pointer(nhwc(dy)), pair(size_out), n, c, pair(size_in), pointer(back))
-    assert np.array_equal(got, nhwc(y))
-    assert np.array_equal(back, nhwc(x.grad))
+@DTYPES
+@SIZES
+def test_interp(emulated, n, c, size_in, size_out, dtype):
+    x = values((n, c, *size_in), dtype)
+    (y32, dx32), (y64, dx64), (dy,) = truths(lambda leaves: [reference.interp(leaves[0], size_out)], [x], dtype)
+    check(emulated.interp(x, size_out), y32, y64, dtype, "y")
+    check(emulated.interp_backward(dy, size_in), dx32, dx64, dtype, "dx")
 
 
-@pytest.mark.parametrize("logits_size", [(9, 8), (5, 3)])
+def test_interp_backward_where_an_input_has_more_readers_than_a_block_holds_at_a_time(emulated):
+    dy = torch.randn(1, 1, 70, 520, dtype=torch.float64)
+    x = torch.zeros(1, 1, 2, 2, dtype=torch.float64, requires_grad=True)
+    reference.interp(x, (70, 520)).backward(dy)
+    assert_close(emulated.interp_backward(dy, (2, 2)), x.grad, 1e-13)
+
+
+CAFFE_INTERP = golden("interp.npz")
+
+
+@pytest.mark.parametrize("case", [c for c in CAFFE_INTERP["case_names"].tolist() if not c.startswith("crop")])
+def test_interp_equals_caffe(emulated, case):
+    x, y, dy, dx = (torch.tensor(CAFFE_INTERP[f"{case}/{name}"]) for name in ("x", "y", "dy", "dx"))
+    assert torch.equal(emulated.interp(x, y.shape[2:]), y)
+    assert torch.equal(emulated.interp_backward(dy, dx.shape[2:]), dx)
+
+
+@DTYPES
 @pytest.mark.parametrize("mode", MODES)
-def test_merge_kernels_equal_the_cpu_kernels(emulated, mode, logits_size):
-    sizes = [(9, 8), (7, 6), (5, 4)]
-    scores = [torch.randn(2, 7, *size).mul(2).round().requires_grad_() for size in sizes]  # rounded, so that maxima tie
-    logits = torch.randn(2, 3, *logits_size)
-    merged, weights = merge_scores(scores, logits if mode == "attention" else None, mode)
-    out, n, c, s = (9, 8), ctypes.c_int64(2), ctypes.c_int64(7), 3
-    arrays, flat = [nhwc(score) for score in scores], (ctypes.c_int64 * 6)(*sum(sizes, ()))
-    got, got_weights = np.full((2, *out, 7), np.nan, np.float32), np.full((2, *out, 3), np.nan, np.float32)
-    logits_array = nhwc(logits)
-    emulated.merge_scores(
-        MODES.index(mode),
-        pointers(arrays),
-        flat,
-        s,
-        pointer(logits_array),
-        pair(logits_size),
-        n,
-        c,
-        pair(out),
-        pointer(got),
-        pointer(got_weights),
-    )
-    assert np.array_equal(got, nhwc(merged))
-    if weights is not None:
-        assert np.array_equal(got_weights, nhwc(weights))
+@pytest.mark.parametrize(
+    ("n", "c", "maps", "logits_size", "size"),
+    [
+        (2, 7, [(9, 8), (7, 6), (5, 4)], (9, 8), (9, 8)),
+        (1, 21, [(41, 41), (21, 21)], (21, 21), (41, 41)),
+        (2, 81, [(6, 5), (3, 3), (2, 1)], (6, 5), (6, 5)),
+        (1, 1, [(11, 140), (3, 3)], (5, 3), (11, 140)),
+        (1, 3, [(5, 5)], (5, 5), (5, 5)),
+        (1, 4, [(3, 4), (9, 9), (1, 1), (2, 5)], (2, 2), (7, 6)),
+        (1, 2, [(6, 6), (5, 5), (4, 4), (3, 3), (2, 2), (1, 1), (6, 5), (5, 6)], (6, 6), (6, 6)),
+        (3, 5, [(1, 1), (1, 1), (1, 1), (1, 1), (1, 1)], (1, 1), (1, 1)),
+    ],
+    ids=str,
+)
+def test_merge_scores(emulated, n, c, maps, logits_size, size, mode, dtype):
+    scores = [values((n, c, *shape), dtype) for shape in maps]
+    attends = mode == "attention"
+    logits = values((n, len(maps), *logits_size), dtype) if attends else None
 
-    dmerged, dweights = torch.randn_like(merged), torch.randn(2, 3, *out)
-    given = weights if weights is not None else merged.new_zeros(2, 0, *out)
-    dscores, dlogits = torch.ops.repro.merge_scores_backward(
-        dmerged, dweights, [score.detach() for score in scores], given.detach(), mode
+    def op(leaves):
+        merged, weights = reference.merge_scores(leaves[: len(maps)], leaves[-1] if attends else None, mode, size)
+        return [merged, weights] if attends else [merged]
+
+    truth32, truth64, upstream = truths(op, [*scores, logits] if attends else scores, dtype)
+    got = [result for result in emulated.merge_scores(scores, logits, mode, size) if result is not None]
+    assert torch.equal(emulated.merge_scores(scores, logits, mode, size, return_weights=False)[0], got[0])
+    dscores, dlogits = emulated.merge_scores_backward(
+        upstream[0], upstream[1] if attends else None, scores, logits, mode
     )
-    back = [np.full_like(array, np.nan) for array in arrays]
-    back_logits = np.full((2, *out, 3), np.nan, np.float32) if mode == "attention" else None
-    winner = np.zeros((2, *out, 7), np.uint8)
-    dmerged_array, dweights_array = nhwc(dmerged), nhwc(dweights)
-    emulated.merge_scores_backward(
-        MODES.index(mode), pointer(dmerged_array), pointer(dweights_array), pointers(arrays), flat, s, pointer(got_weights), n, c, pair(out),
-        pointer(winner), pointers(back), pointer(back_logits),
-    )  # fmt: skip
-    for array, expected in zip(back, dscores, strict=True):
-        assert np.allclose(array, nhwc(expected), rtol=1e-6, atol=1e-6)
-    if back_logits is not None:
-        assert np.allclose(back_logits, nhwc(dlogits), rtol=1e-6, atol=1e-6)
+    got += dscores
+    if attends:  # the adjoint of the logits' own Interp is a second call
+        got.append(dlogits if logits_size == size else emulated.interp_backward(dlogits, logits_size))
+    for k, (result, result32, result64) in enumerate(zip(got, truth32, truth64, strict=True)):
+        rounded_twice = attends and k == len(got) - 1 and logits_size != size
+        check(result, result32, result64, dtype, f"result {k}", 2 if rounded_twice else 1)
+
+
+def test_merge_scores_without_classes_still_writes_the_weights(emulated):
+    logits, scores = torch.zeros(2, 2, 3, 5), [torch.zeros(2, 0, 3, 5)] * 2
+    merged, weights = emulated.merge_scores(scores, logits, "attention", (3, 5))
+    assert merged.shape == (2, 0, 3, 5)
+    assert torch.equal(weights, torch.full_like(weights, 0.5))
+    dweights = torch.tensor([1.0, 0.0])[None, :, None, None].expand_as(weights)
+    _, dlogits = emulated.merge_scores_backward(merged, dweights, scores, logits, "attention")
+    assert torch.equal(dlogits, dweights / 2 - 0.25)
+
+
+CAFFE_MERGE = golden("merge.npz")
+
+
+@pytest.mark.parametrize("case", CAFFE_MERGE["case_names"].tolist())
+def test_merge_scores_equals_caffe(emulated, case):
+    mode = case.split("_")[0]
+    scores = [torch.tensor(CAFFE_MERGE[f"{case}/score{s}"]) for s in range(8) if f"{case}/score{s}" in CAFFE_MERGE]
+    logits = torch.tensor(CAFFE_MERGE[f"{case}/logits"]) if mode == "attention" else None
+    dmerged = torch.tensor(CAFFE_MERGE[f"{case}/dmerged"])
+    size = dmerged.shape[2:]
+    assert_close(emulated.merge_scores(scores, logits, mode, size)[0], CAFFE_MERGE[f"{case}/merged"], 3.6e-7, "merged")
+    dscores, dlogits = emulated.merge_scores_backward(dmerged, None, scores, logits, mode)
+    for s, dscore in enumerate(dscores):
+        assert_close(dscore, CAFFE_MERGE[f"{case}/dscore{s}"], 6.6e-7, f"dscore{s}")
+    if logits is not None:
+        assert_close(dlogits, CAFFE_MERGE[f"{case}/dlogits"], 9.3e-7, "dlogits")
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("n", "c", "size_in", "size", "crop"),
+    [
+        (2, 7, (5, 9), (33, 65), (33, 65)),
+        (1, 21, (9, 9), (65, 65), (50, 61)),
+        (2, 81, (3, 2), (17, 9), (1, 9)),
+        (1, 1, (2, 2), (9, 9), (3, 2)),
+        (1, 300, (3, 3), (5, 3), (5, 3)),
+        (1, 4, (9, 12), (4, 70), (4, 66)),
+        (1, 2, (1, 1), (1, 1), (1, 1)),
+    ],
+    ids=str,
+)
+def test_predict(emulated, n, c, size_in, size, crop, dtype):
+    x = values((n, c, *size_in), dtype, False)
+    if c > 2:
+        x[:, c // 2] = x[:, 0]  # ties: the first class is right
+    labels, probability = emulated.predict(x, size, crop, probability=True)
+    assert torch.equal(emulated.predict(x, size, crop)[0], labels)
+    expected, _ = reference.predict([x.to(wide(dtype))], None, "average", size, crop)
+    assert torch.equal(labels, expected)  # not merely close: the same order of summation
+    _, truth32 = reference.predict([x.to(wide(dtype))], None, "average", size, crop, probability=True)
+    _, truth64 = reference.predict([x.double()], None, "average", size, crop, probability=True)
+    check(probability, truth32, truth64, wide(dtype), "probability")
+
+
+@DTYPES
+@pytest.mark.parametrize("label_type", [torch.uint8, torch.int64], ids=["uint8", "int64"])
+@pytest.mark.parametrize(
+    ("n", "c", "size_in", "image", "shrink"),
+    [
+        (2, 7, (5, 9), (33, 65), 8),
+        (2, 21, (7, 5), (73, 81), 8),
+        (1, 81, (4, 3), (4, 3), 1),
+        (1, 1, (2, 2), (9, 9), 8),
+        (2, 3, (1, 1), (1, 1), 16),
+        (1, 5, (3, 30), (7, 259), 2),
+    ],
+    ids=str,
+)
+def test_segmentation_loss(emulated, n, c, size_in, image, shrink, label_type, dtype):
+    scores = values((n, c, *size_in), dtype)
+    labels = torch.randint(0, c, (n, *image), dtype=label_type)
+    labels[torch.rand(labels.shape) < 0.2] = 255
+    labels[0, 0, 0] = 0
+    valid = (labels[:, ::shrink, ::shrink] != 255).sum()
+    (loss32, dscores32), (loss64, dscores64) = (
+        (loss.detach(), torch.autograd.grad(loss, leaf)[0])
+        for leaf in (scores.detach().to(computed).requires_grad_() for computed in (wide(dtype), torch.float64))
+        for loss in [reference.segmentation_loss(leaf, labels, shrink)]
+    )
+    loss, normaliser, dgrid = emulated.segmentation_loss(scores, labels, shrink)
+    check(loss, loss32, loss64, wide(dtype), "loss")
+    assert normaliser == valid
+    dscores = dgrid if dgrid.shape[2:] == scores.shape[2:] else emulated.interp_backward(dgrid, size_in)
+    check(dscores.double() / normaliser, dscores32, dscores64, dtype, "dscores")
+    assert torch.equal(emulated.segmentation_loss(scores, labels, shrink, gradient=False)[0], loss)
+
+
+def test_segmentation_loss_at_the_borders(emulated):
+    scores = torch.tensor([0.0, 1000.0])[None, :, None, None].expand(1, 2, 2, 2)
+    labels = torch.tensor([[[0, 1], [255, 255]]])
+    loss, normaliser, dgrid = emulated.segmentation_loss(scores, labels, 1)
+    assert loss.item() == pytest.approx(87.3365447505 / 2)  # a probability is floored at FLT_MIN in the loss
+    assert normaliser == 2
+    assert dgrid.tolist() == [[[[-1, 0], [0, 0]], [[1, 0], [0, 0]]]]  # but not in the gradient
+    loss, normaliser, dgrid = emulated.segmentation_loss(scores, torch.full((1, 2, 2), 255), 1)
+    assert (loss, normaliser, dgrid.abs().sum()) == (0, 1, 0)
+    loss, normaliser, _ = emulated.segmentation_loss(scores[:0], labels[:0], 1)
+    assert (loss, normaliser) == (0, 1)
+    for unknown in (2, -1):
+        labels[0, 1, 1] = unknown
+        loss, normaliser, _ = emulated.segmentation_loss(scores, labels, 1)
+        assert loss.isnan()
+        assert normaliser.isnan()
+
+
+CAFFE_LOSS = golden("softmax_loss.npz")
+
+
+@pytest.mark.parametrize("case", CAFFE_LOSS["case_names"].tolist())
+def test_segmentation_loss_equals_caffe(emulated, case):
+    labels = torch.tensor(CAFFE_LOSS[f"{case}/label"])[:, 0].long()
+    loss, normaliser, dgrid = emulated.segmentation_loss(torch.tensor(CAFFE_LOSS[f"{case}/x"]), labels, 1)
+    weight = float(CAFFE_LOSS[f"{case}/loss_weight"])
+    assert_close(loss, CAFFE_LOSS[f"{case}/loss"], 3 * 4.1e-7, "loss")
+    assert_close(dgrid / normaliser * weight, CAFFE_LOSS[f"{case}/dx"], 3 * 1.2e-7, "dx")
+
+
+@pytest.mark.parametrize("label_type", [torch.uint8, torch.int64], ids=["uint8", "int64"])
+@pytest.mark.parametrize("num_classes", [1, 7, 32, 33, 81, 91])
+@pytest.mark.parametrize(("pixels", "offset"), [(0, 0), (1, 0), (33, 0), (40000, 0), (517, 1)])
+def test_confusion_matrix(emulated, pixels, offset, num_classes, label_type):
+    high = min(num_classes + 2, 200)  # some are outside
+    prediction = torch.randint(0, high, (pixels + offset,)).to(label_type)[offset:]
+    label = torch.randint(0, high, (pixels + offset,)).to(label_type)[offset:]
+    label[torch.rand(pixels) < 0.2] = 255
+    prediction[torch.rand(pixels) < 0.1] = 255
+    counts, outside = emulated.confusion_matrix(prediction, label, num_classes)
+    expected, expected_outside = reference.confusion_matrix(prediction, label, num_classes)
+    assert torch.equal(counts, expected)
+    assert outside == expected_outside

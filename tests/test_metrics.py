@@ -53,7 +53,7 @@ def test_agrees_with_a_loop(ignore_label):
 
 def test_all_ignored():
     label = torch.full((4, 4), 255, dtype=torch.uint8)
-    assert confusion_matrix(torch.zeros(4, 4), label, 3).sum() == 0
+    assert confusion_matrix(torch.zeros(4, 4, dtype=torch.int64), label, 3).sum() == 0
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_all_ignored():
         (
             [[0, 0]],
             [[0], [0]],
-            "confusion_matrix: prediction must have the shape of label (2, 1); got (1, 2); cut to the image's size",
+            "confusion_matrix: prediction must have the shape of label [2, 1]; got [1, 2]; cut to the image's size",
         ),
         ([0, 0], [0, 3], "confusion_matrix: label must be 0..2; got 0..3; check the number of classes"),
         ([-1, 0], [0, 1], "confusion_matrix: prediction must be 0..2; got -1..0; check the number of classes"),

@@ -7,7 +7,7 @@ from conftest import assert_close, golden
 from torch import nn
 from torch.nn import functional as F
 
-from repro.loss import softmax_loss
+from repro.ops import segmentation_loss
 from repro.models.layers import convolution
 from repro.solver import Solver, learning_rate
 
@@ -75,7 +75,7 @@ def test_twenty_steps_equal_caffe(run, dtype, device):
         micro.append([])
         for t in range(step * iter_size, (step + 1) * iter_size):
             data = torch.tensor(CAFFE["data"][t]).to(device=device, dtype=dtype)
-            loss = softmax_loss(net(data), torch.tensor(CAFFE["label"][t][:, 0]).to(device))
+            loss = segmentation_loss(net(data), torch.tensor(CAFFE["label"][t][:, 0]).to(device).to(torch.uint8), 1)
             loss.backward()
             micro[-1].append(loss.item())
         keep("grad_sum", {name: parameter.grad for name, parameter in net.named_parameters()})

@@ -1,9 +1,10 @@
-// Launching: one thread per element of the result, in a grid-stride loop with 64-bit indices.
+// Launching: asynchronous on the given stream, without allocation or synchronisation, so that CUDA graphs can capture
+// it.
 #pragma once
 
 #include <cuda_runtime.h>
 
-#include <algorithm>
+#include <climits>
 #include <stdexcept>
 #include <string>
 
@@ -11,24 +12,19 @@
 
 namespace repro {
 
-constexpr int kThreads = 256;
-
-// Runs `element(i)` for every i in [0, count).
-template <class Element>
-__global__ void for_each_kernel(int64_t count, Element element) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) element(i);
-}
-
-template <class Element>
-void for_each(Cuda device, int64_t count, const Element& element) {
-  if (count == 0) return;
-  const int64_t blocks = std::min<int64_t>((count + kThreads - 1) / kThreads, 1 << 20);
-  for_each_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(device.stream)>>>(count,
-                                                                                                            element);
+// Runs `kernel(arguments...)` in `blocks` blocks of `threads` threads; nothing where blocks is 0.
+template <class... Parameters, class... Arguments>
+void launch(Cuda device, int64_t blocks, int threads, void (*kernel)(Parameters...), const Arguments&... arguments) {
+  if (blocks == 0) return;
+  if (blocks > INT_MAX)
+    throw std::runtime_error("repro CUDA kernel: a grid must have at most 2147483647 blocks; got " +
+                             std::to_string(blocks) + "; split the batch");
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0,
+           static_cast<cudaStream_t>(device.stream)>>>(arguments...);
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess)
-    throw std::runtime_error(std::string("repro CUDA kernel: launch failed; got ") + cudaGetErrorString(error));
+    throw std::runtime_error(std::string("repro CUDA kernel: must launch; got ") + cudaGetErrorString(error) +
+                             "; run with CUDA_LAUNCH_BLOCKING=1 to find an earlier failure");
 }
 
 }  // namespace repro

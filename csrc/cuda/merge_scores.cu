@@ -1,163 +1,119 @@
-// merge_scores and its gradients on CUDA. Forward: one thread owns one element of the merged map, the threads of one
-// position repeating its softmax over S in registers; thread c = 0 writes the weights. Backward: one thread per
-// position (dlogits) or per element (the maxima's winners), then one gather per score map. Bytes: each coarse map once
-// (cached), the merged map once; nothing resampled is ever stored. No atomics.
-#include "gather.cuh"
+// merge_scores on CUDA in one launch. A block owns kThreads elements of kRows rows of the merged map. First its threads
+// find, once per position, the softmax over the logits, and once per row and map where that row is read; then each
+// thread owns one channel of one column and walks down all S maps (tile.cuh). Bytes: each map and the logits once (rows
+// at the border of two runs again, from cache), the merged map once, the weights once where they are wanted. No
+// atomics.
 #include "launch.cuh"
+#include "merge_scores.cuh"
 
 namespace repro {
 
-template <class T>
-__device__ acc_t<T> score_at(const Maps<const T>& scores, int s, Size out, int64_t C, int64_t n, int64_t o, int64_t p,
-                             int64_t c) {
+namespace {
+
+constexpr int kRows = 4;
+
+template <class T, int S>
+__global__ void __launch_bounds__(kThreads)
+    merge_kernel(Merge mode, Maps<const T> scores, const T* logits, Size logits_size, int64_t C, Size out,
+                 Tiling tiling, T* merged, T* weights, uint8_t* winner) {
   using Acc = acc_t<T>;
-  const Size in = scores.size[s];
-  const T* image = scores.data[s] + n * in.H * in.W * C;
-  return sample(image, in.W, C, Axis(in.H, out.H).template tap<Acc>(o), Axis(in.W, out.W).template tap<Acc>(p), c);
+  __shared__ Step<Acc> steps[S][kRows];
+  __shared__ Acc attention[kRows][kThreads][S];  // by row, position of the tile and map
+  const int thread = static_cast<int>(threadIdx.x);
+  const Tile tile = tiling.tile(blockIdx.x);
+  const int rows = tiling.rows_of(tile);
+  const Positions positions(tiling, tile, C);
+  const int64_t first_row = tile.n * out.H + tile.row;  // of all images' rows
+
+  for (int t = thread; t < S * rows; t += kThreads) {
+    const int s = t / rows;
+    const int r = t % rows;
+    const Size in = scores.size[s];
+    steps[s][r] = step_to<Acc>(Axis(in.H, out.H), tile.row + r, r == 0, in.W * C);
+  }
+  if (mode == Merge::attention) {
+    for (int t = thread; t < rows * positions.count; t += kThreads) {
+      const int r = t / positions.count;
+      const int q = t % positions.count;
+      const int64_t p = positions.first + q;
+      Acc w[S];
+      attention_weights<S>(logits, logits_size, out, tile.n, tile.row + r, p, w);
+      const bool ours = weights != nullptr && p * C >= tile.element;  // else the block to the left writes it
+#pragma unroll
+      for (int s = 0; s < S; ++s) {
+        attention[r][q][s] = w[s];
+        if (ours) store(weights + ((first_row + r) * out.W + p) * S + s, w[s]);
+      }
+    }
+  }
+  __syncthreads();
+
+  const int64_t e = tile.element + thread;
+  if (e >= tiling.elements || (merged == nullptr && winner == nullptr)) return;
+  const int64_t p = e / C;
+  const int q = static_cast<int>(p - positions.first);
+  Column<T> column[S];
+#pragma unroll
+  for (int s = 0; s < S; ++s) {
+    const Size in = scores.size[s];
+    column[s] = Column<T>(scores.data[s] + tile.n * in.H * in.W * C, Axis(in.W, out.W), C, p, e - p * C);
+  }
+  for (int r = 0; r < rows; ++r) {
+    const int64_t index = (first_row + r) * tiling.elements + e;
+    Acc value = 0;
+    int from = 0;
+#pragma unroll
+    for (int s = 0; s < S; ++s) {
+      const Acc score = column[s].move(steps[s][r], scores.size[s].W * C);
+      if (mode == Merge::max) {
+        if (takes_over(s, score, value)) {
+          value = score;
+          from = s;
+        }
+      } else {
+        value += (mode == Merge::attention ? attention[r][q][s] : average_weight<Acc>(S)) * score;
+      }
+    }
+    if (winner == nullptr)
+      store(merged + index, value);
+    else
+      winner[index] = static_cast<uint8_t>(from);
+  }
 }
 
 template <class T>
-struct MergeElement {
-  Merge mode;
-  Maps<const T> scores;
-  const T* logits;  // (N, logits_size.H, logits_size.W, S)
-  Size logits_size;
-  int64_t C;
-  Size out;
-  T* merged;   // (N, out.H, out.W, C)
-  T* weights;  // (N, out.H, out.W, S)
+void launch_merge(Cuda device, Merge mode, const Maps<const T>& scores, const T* logits, Size logits_size, int64_t N,
+                  int64_t C, Size out, T* merged, T* weights, uint8_t* winner) {
+  const Tiling tiling(out.W * C, out.H, kRows);
+  with_scales(scores.S, [&](auto S) {
+    launch(device, tiling.blocks(N), kThreads, merge_kernel<T, S()>, mode, scores, logits, logits_size, C, out, tiling,
+           merged, weights, winner);
+  });
+}
 
-  __device__ void operator()(int64_t index) const {
-    using Acc = acc_t<T>;
-    const int S = scores.S;
-    const auto [n, o, p, c] = place_of(index, out, C);
-    const int64_t position = index / C;
-    Acc w[kMaxScales];
-    for (int s = 0; s < S; ++s) w[s] = average_weight<Acc>(S);
-    if (mode == Merge::attention) {
-      const Tap<Acc> ty = Axis(logits_size.H, out.H).template tap<Acc>(o);
-      const Tap<Acc> tx = Axis(logits_size.W, out.W).template tap<Acc>(p);
-      const T* image = logits + n * logits_size.H * logits_size.W * S;
-      for (int s = 0; s < S; ++s)
-        w[s] = sample(image, logits_size.W, static_cast<int64_t>(S), ty, tx, static_cast<int64_t>(s));
-      softmax(w, S);
-      if (c == 0)
-        for (int s = 0; s < S; ++s) store(weights + position * S + s, w[s]);
-    }
-    Acc value = 0;
-    for (int s = 0; s < S; ++s) {
-      const Acc score = score_at(scores, s, out, C, n, o, p, c);
-      if (mode != Merge::max) {
-        value += w[s] * score;
-      } else if (takes_over(s, score, value)) {
-        value = score;
-      }
-    }
-    store(merged + index, value);
-  }
-};
-
-template <class T>
-struct WinnerElement {
-  Maps<const T> scores;
-  int64_t C;
-  Size out;
-  uint8_t* winner;  // (N, out.H, out.W, C)
-
-  __device__ void operator()(int64_t index) const {
-    const auto [n, o, p, c] = place_of(index, out, C);
-    acc_t<T> best = 0;
-    for (int s = 0; s < scores.S; ++s) {
-      const acc_t<T> score = score_at(scores, s, out, C, n, o, p, c);
-      if (takes_over(s, score, best)) {
-        best = score;
-        winner[index] = static_cast<uint8_t>(s);
-      }
-    }
-  }
-};
-
-template <class T>
-struct LogitsBackwardElement {
-  const T* dmerged;   // (N, out.H, out.W, C)
-  const T* dweights;  // (N, out.H, out.W, S) or null
-  Maps<const T> scores;
-  const T* weights;  // (N, out.H, out.W, S)
-  int64_t C;
-  Size out;
-  T* dlogits;  // (N, out.H, out.W, S)
-
-  __device__ void operator()(int64_t position) const {
-    using Acc = acc_t<T>;
-    const int S = scores.S;
-    const auto [n, o, p, _] = place_of(position, out, 1);
-    Acc w[kMaxScales];
-    Acc g[kMaxScales];
-    for (int s = 0; s < S; ++s) {
-      w[s] = load(weights[position * S + s]);
-      g[s] = dweights == nullptr ? Acc(0) : load(dweights[position * S + s]);
-      for (int64_t c = 0; c < C; ++c) g[s] += load(dmerged[position * C + c]) * score_at(scores, s, out, C, n, o, p, c);
-    }
-    for (int s = 0; s < S; ++s) store(dlogits + position * S + s, softmax_backward(w, g, S, s));
-  }
-};
-
-template <class T>
-struct ScoreBackwardElement {
-  Merge mode;
-  int s;
-  int S;
-  const T* dmerged;       // (N, out.H, out.W, C)
-  const T* weights;       // (N, out.H, out.W, S)
-  const uint8_t* winner;  // (N, out.H, out.W, C)
-  Axis rows;
-  Axis columns;
-  int64_t C;
-  T* dscore;  // (N, rows.n_in, columns.n_in, C)
-
-  __device__ void operator()(int64_t index) const {
-    using Acc = acc_t<T>;
-    const Place at_input = place_of(index, {rows.n_in, columns.n_in}, C);
-    const int64_t c = at_input.c;
-    const int64_t first = at_input.n * rows.n_out * columns.n_out;
-    const auto term = [=, this](int64_t position) {
-      const int64_t at = (first + position) * C + c;
-      if (mode == Merge::max) return winner[at] == s ? load(dmerged[at]) : Acc(0);
-      return (mode == Merge::attention ? load(weights[(first + position) * S + s]) : average_weight<Acc>(S)) *
-             load(dmerged[at]);
-    };
-    store(dscore + index, gather<Acc>(rows, columns, at_input.row, at_input.column, term));
-  }
-};
+}  // namespace
 
 template <class T>
 void merge_scores(Cuda device, Merge mode, Maps<const T> scores, const T* logits, Size logits_size, int64_t N,
                   int64_t C, Size out, T* merged, T* weights) {
-  for_each(device, N * out.H * out.W * C, MergeElement<T>{mode, scores, logits, logits_size, C, out, merged, weights});
+  if (mode != Merge::attention) weights = nullptr;
+  if (C == 0 && weights == nullptr) return;
+  // Without classes there is nothing to merge, but there are weights: one block element per position writes them.
+  launch_merge<T>(device, mode, scores, logits, logits_size, N, C == 0 ? 1 : C, out, C == 0 ? nullptr : merged, weights,
+                  nullptr);
 }
 
 template <class T>
-void merge_scores_backward(Cuda device, Merge mode, const T* dmerged, const T* dweights, Maps<const T> scores,
-                           const T* weights, int64_t N, int64_t C, Size out, uint8_t* winner, Maps<T> dscores,
-                           T* dlogits) {
-  const int64_t positions = N * out.H * out.W;
-  if (mode == Merge::max) for_each(device, positions * C, WinnerElement<T>{scores, C, out, winner});
-  if (dlogits != nullptr)
-    for_each(device, positions, LogitsBackwardElement<T>{dmerged, dweights, scores, weights, C, out, dlogits});
-  for (int s = 0; s < scores.S; ++s) {
-    const Size in = dscores.size[s];
-    for_each(device, N * in.H * in.W * C,
-             ScoreBackwardElement<T>{mode, s, scores.S, dmerged, weights, winner, Axis(in.H, out.H), Axis(in.W, out.W),
-                                     C, dscores.data[s]});
-  }
+void merge_winners(Cuda device, const Maps<const T>& scores, int64_t N, int64_t C, Size out, uint8_t* winner) {
+  launch_merge<T>(device, Merge::max, scores, nullptr, out, N, C, out, nullptr, nullptr, winner);
 }
 
-#define INSTANTIATE(T)                                                                                               \
-  template void merge_scores<T>(Cuda, Merge, Maps<const T>, const T*, Size, int64_t, int64_t, Size, T*, T*);         \
-  template void merge_scores_backward<T>(Cuda, Merge, const T*, const T*, Maps<const T>, const T*, int64_t, int64_t, \
-                                         Size, uint8_t*, Maps<T>, T*);
+#define INSTANTIATE(T)                                                                                       \
+  template void merge_scores<T>(Cuda, Merge, Maps<const T>, const T*, Size, int64_t, int64_t, Size, T*, T*); \
+  template void merge_winners<T>(Cuda, const Maps<const T>&, int64_t, int64_t, Size, uint8_t*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)
+INSTANTIATE(float16)
 
 }  // namespace repro

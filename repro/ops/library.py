@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import torch
+
 try:
     from repro import _C  # noqa: F401  registers torch.ops.repro.*
 
@@ -30,3 +32,18 @@ def backend() -> str:
             "or set REPRO_REFERENCE=1 to run the slow reference"
         )
     return "kernels"
+
+
+def check_one_device(op: str, *tensors: torch.Tensor | None) -> None:
+    """Refuses tensors of several devices in a fake kernel, which torch calls as soon as one of them is on "meta": its result would be memory as found.
+
+    Args:
+        op: Named in the message.
+        tensors: None is passed over.
+
+    Raises:
+        ValueError: The devices differ.
+    """
+    devices = {str(tensor.device): None for tensor in tensors if tensor is not None}
+    if len(devices) > 1:
+        raise ValueError(f"{op}: all tensors must be on one device; got {', '.join(devices)}; move them with .to()")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from . import reference
-from .library import COMPILED, backend
+from .library import COMPILED, backend, check_one_device
 
 
 def merge_scores(
@@ -15,18 +15,20 @@ def merge_scores(
     logits: torch.Tensor | None = None,
     mode: str = "attention",
     size: Sequence[int] | None = None,
+    return_weights: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Resamples S score maps to one size and merges them.
 
     Args:
-        scores: 1 to 8 maps (N, C, H_s, W_s), float32, float64 or bfloat16, each at its own size; the finest first.
+        scores: 1 to 8 maps (N, C, H_s, W_s), float32, float64, bfloat16 or float16, each at its own size; the finest first.
         logits: (N, S, H, W), attention only; resampled to `size` before the softmax where H, W differ from it.
         mode: "attention" (sum weighted by the softmax over S), "average" or "max" (per position and class).
         size: (height, width) of the result, pixels; by default that of scores[0].
+        return_weights: Whether attention's weights are written too.
 
     Returns:
-        The merged map (N, C, *size), and for attention the weights (N, S, *size), which sum to 1 over S (None otherwise). Both are
-        channels_last and differentiable once.
+        The merged map (N, C, *size), and for attention the weights (N, S, *size), which sum to 1 over S (None otherwise, or where they are not wanted).
+        Both are channels_last and differentiable once.
 
     Raises:
         ValueError: A shape, dtype, device, mode or size is wrong.
@@ -38,42 +40,42 @@ def merge_scores(
         raise ValueError("merge_scores: scores must hold 1 to 8 maps; got 0; pass the score map of every scale")
     size = scores[0].shape[2:] if size is None else size
     if backend() == "reference":
-        return reference.merge_scores(scores, logits, mode, size)
-    merged, weights = torch.ops.repro.merge_scores(list(scores), logits, mode, size)
-    return merged, weights if mode == "attention" else None
+        return reference.merge_scores(scores, logits, mode, size, return_weights)
+    merged, weights = torch.ops.repro.merge_scores(list(scores), logits, mode, size, return_weights)
+    return merged, weights if mode == "attention" and return_weights else None
 
 
 if COMPILED:
 
+    def _empty_map(like, channels, size):
+        return like.new_empty((like.shape[0], channels, *size)).contiguous(memory_format=torch.channels_last)
+
     @torch.library.register_fake("repro::merge_scores")
-    def _fake_merge_scores(scores, logits, mode, size):
-        n, c = scores[0].shape[:2]
-        weights = len(scores) if mode == "attention" else 0
-        return tuple(
-            scores[0].new_empty((n, k, *size)).contiguous(memory_format=torch.channels_last) for k in (c, weights)
-        )
+    def _fake_merge_scores(scores, logits, mode, size, return_weights):
+        check_one_device("merge_scores", *scores, logits)
+        weights = len(scores) if mode == "attention" and return_weights else 0
+        return _empty_map(scores[0], scores[0].shape[1], size), _empty_map(scores[0], weights, size)
 
     @torch.library.register_fake("repro::merge_scores_backward")
-    def _fake_merge_scores_backward(dmerged, dweights, scores, weights, mode):
-        dscores = [torch.empty_like(score).contiguous(memory_format=torch.channels_last) for score in scores]
-        return dscores, torch.empty_like(weights).contiguous(memory_format=torch.channels_last)
+    def _fake_merge_scores_backward(dmerged, dweights, scores, logits, mode):
+        check_one_device("merge_scores_backward", dmerged, dweights, *scores, logits)
+        dscores = [_empty_map(score, score.shape[1], score.shape[2:]) for score in scores]
+        return dscores, _empty_map(dmerged, len(scores), logits.shape[2:]) if logits is not None else _empty_map(
+            dmerged, 0, dmerged.shape[2:]
+        )
 
     def _setup_context(ctx, inputs, output):
-        scores, logits, mode, _ = inputs
-        ctx.mode = mode
-        ctx.logits_size = None if logits is None else logits.shape[2:]
-        ctx.save_for_backward(output[1], *scores)
+        scores, logits, ctx.mode, _, ctx.return_weights = inputs
+        ctx.save_for_backward(*scores, *([] if logits is None else [logits]))
 
     def _backward(ctx, dmerged, dweights):
-        weights, *scores = ctx.saved_tensors
+        attends = ctx.mode == "attention"
+        maps = list(ctx.saved_tensors)
+        logits = maps.pop() if attends else None
         dscores, dlogits = torch.ops.repro.merge_scores_backward(
-            dmerged, dweights if ctx.mode == "attention" else None, scores, weights, ctx.mode
+            dmerged, dweights if attends and ctx.return_weights else None, maps, logits, ctx.mode
         )
-        if ctx.logits_size is None:
-            return dscores, None, None, None
-        if ctx.logits_size != dlogits.shape[2:]:
-            dlogits = torch.ops.repro.interp_backward(dlogits, ctx.logits_size)
-        return dscores, dlogits, None, None
+        return dscores, dlogits if attends else None, None, None, None
 
     def _no_second_derivative(ctx, ddscores, ddlogits):
         raise RuntimeError(

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional as F
+
+_STORAGE = (torch.bfloat16, torch.float16)  # dtypes that compute in float32
+_LARGEST_TERM = -float(
+    torch.log(torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float64))
+)  # 87.3365: probabilities are floored at FLT_MIN
 
 
 def _taps(n_in: int, n_out: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -21,7 +27,7 @@ def _taps(n_in: int, n_out: int, like: torch.Tensor) -> tuple[torch.Tensor, torc
 def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """See repro.ops.interp."""
     dtype = x.dtype
-    x = x.float() if dtype == torch.bfloat16 else x
+    x = x.float() if dtype in _STORAGE else x
     y_lo, y_hi, wy = _taps(x.shape[2], size[0], x)
     x_lo, x_hi, wx = _taps(x.shape[3], size[1], x)
     top, bottom = x[:, :, y_lo], x[:, :, y_hi]
@@ -36,24 +42,78 @@ def merge_scores(
     logits: torch.Tensor | None = None,
     mode: str = "attention",
     size: Sequence[int] | None = None,
+    return_weights: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """See repro.ops.merge_scores."""
     size = scores[0].shape[2:] if size is None else size
-    maps = [interp(score, size) for score in scores]
+    dtype = scores[0].dtype
+    wide = torch.float32 if dtype in _STORAGE else dtype
+    maps = [interp(score.to(wide), size) for score in scores]
+    weights = None
     if mode == "attention":
-        weights = torch.softmax(interp(logits, size), dim=1)
+        weights = torch.softmax(interp(logits.to(wide), size), dim=1)
         merged = sum(weights[:, s : s + 1] * score for s, score in enumerate(maps))
-        return merged.contiguous(memory_format=torch.channels_last), weights.contiguous(
-            memory_format=torch.channels_last
-        )
-    if mode == "average":
+    elif mode == "average":
         weight = torch.tensor(1.0 / len(maps), dtype=torch.float32).item()  # Caffe: Eltwise's coefficients are float32
-        return sum(weight * score for score in maps).contiguous(memory_format=torch.channels_last), None
-    if mode != "max":
+        merged = sum(weight * score for score in maps)
+    elif mode == "max":
+        merged = maps[0]
+        for s, score in enumerate(maps[1:], start=1):
+            merged = torch.where(score >= merged if s == 1 else score > merged, score, merged)
+    else:
         raise ValueError(
             f'merge_scores: mode must be "attention", "average" or "max"; got "{mode}"; choose one of the three'
         )
-    merged = maps[0]
-    for s, score in enumerate(maps[1:], start=1):
-        merged = torch.where(score >= merged if s == 1 else score > merged, score, merged)
-    return merged.contiguous(memory_format=torch.channels_last), None
+    merged = merged.to(dtype).contiguous(memory_format=torch.channels_last)
+    if weights is None or not return_weights:
+        return merged, None
+    return merged, weights.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def predict(
+    scores: Sequence[torch.Tensor],
+    logits: torch.Tensor | None = None,
+    mode: str = "attention",
+    size: Sequence[int] | None = None,
+    crop: Sequence[int] | None = None,
+    probability: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """See repro.ops.predict."""
+    merged = merge_scores(scores, logits, mode, return_weights=False)[0]
+    merged = merged.float() if merged.dtype in _STORAGE else merged
+    large = interp(merged, merged.shape[2:] if size is None else size)
+    if crop is not None:
+        large = large[:, :, : crop[0], : crop[1]]
+    labels = large.argmax(dim=1)
+    confidence = torch.softmax(large, dim=1).amax(dim=1) if probability else None
+    return labels.to(torch.uint8 if large.shape[1] <= 256 else torch.int16), confidence
+
+
+def segmentation_loss(scores: torch.Tensor, labels: torch.Tensor, shrink: int, ignore_label: int = 255) -> torch.Tensor:
+    """See repro.ops.segmentation_loss."""
+    if any((side - 1) % shrink for side in labels.shape[1:]):
+        raise ValueError(
+            f"segmentation_loss: height - 1 and width - 1 of the labels must be multiples of {shrink}; got shape {list(labels.shape)}; "
+            f"choose a crop_size of the form {shrink}k+1"
+        )
+    labels = labels[:, ::shrink, ::shrink].long()
+    if scores.shape[2:] != labels.shape[1:]:
+        scores = interp(scores.float() if scores.dtype in _STORAGE else scores, labels.shape[1:])
+    terms = F.nll_loss(
+        F.log_softmax(scores, dim=1, dtype=torch.float64), labels, ignore_index=ignore_label, reduction="none"
+    )
+    terms = terms - (terms - terms.clamp(max=_LARGEST_TERM)).detach()
+    return terms.sum() / (labels != ignore_label).sum().clamp(min=1)
+
+
+def confusion_matrix(
+    prediction: torch.Tensor, label: torch.Tensor, num_classes: int, ignore_label: int = 255
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See repro.ops.confusion_matrix."""
+    label, prediction = label.long(), prediction.long()
+    inside = (label >= 0) & (label < num_classes) & (prediction >= 0) & (prediction < num_classes)
+    valid = label != ignore_label
+    cell = (label * num_classes + prediction)[valid & inside]
+    counts = torch.bincount(cell, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return counts, (valid & ~inside).sum()

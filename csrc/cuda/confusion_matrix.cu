@@ -1,0 +1,90 @@
+// The confusion matrix on CUDA in one launch. A thread reads 16 bytes of labels and of predictions at a time. Where the
+// matrix fits into shared memory, each block counts there and adds its counts to the result at the end; else threads
+// add to the result directly. Atomics on integers only: their sums are the same in any order. Bytes: both label maps
+// once.
+#include <algorithm>
+
+#include "launch.cuh"
+#include "tile.cuh"
+
+namespace repro {
+
+namespace {
+
+constexpr int kBlock = 256;
+constexpr int kPacks = 4;          // of 16 bytes, per thread, before a block has more than one round
+constexpr int64_t kBlocks = 1024;  // at most; each of them adds up to kBins counts at its end
+
+template <class L>
+struct alignas(16) Pack {
+  L item[16 / sizeof(L)];
+};
+
+__device__ void add(int64_t* to, uint64_t count) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(count));
+}
+
+// kBins: counters in shared memory, at least num_classes^2; 0: none, the counts lie in global memory only.
+template <class L, int kBins>
+__global__ void __launch_bounds__(kBlock)
+    confusion_kernel(const L* prediction, const L* label, int64_t pixels, bool aligned, int64_t num_classes,
+                     int64_t ignore_label, int64_t* counts, int64_t* outside) {
+  __shared__ uint32_t bins[kBins > 0 ? kBins : 1];
+  const int cells = kBins > 0 ? static_cast<int>(num_classes * num_classes) : 0;
+  for (int k = static_cast<int>(threadIdx.x); k < cells; k += kBlock) bins[k] = 0;
+  __syncthreads();
+
+  uint32_t own_outside = 0;
+  const auto classes = static_cast<uint64_t>(num_classes);
+  const auto count = [&](L predicted, L labelled) {
+    const auto to = static_cast<int64_t>(labelled);
+    const auto from = static_cast<int64_t>(predicted);
+    if (to == ignore_label) return;
+    if (static_cast<uint64_t>(to) >= classes || static_cast<uint64_t>(from) >= classes)
+      ++own_outside;
+    else if constexpr (kBins > 0)
+      atomicAdd(bins + static_cast<int>(to) * static_cast<int>(num_classes) + static_cast<int>(from), 1u);
+    else
+      add(counts + to * num_classes + from, 1);
+  };
+  constexpr int kItems = 16 / sizeof(L);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kBlock;
+  const int64_t packs = aligned ? pixels / kItems : 0;
+  for (int64_t i = first; i < packs; i += step) {
+    const Pack<L> from = reinterpret_cast<const Pack<L>*>(prediction)[i];
+    const Pack<L> to = reinterpret_cast<const Pack<L>*>(label)[i];
+#pragma unroll
+    for (int k = 0; k < kItems; ++k) count(from.item[k], to.item[k]);
+  }
+  for (int64_t i = packs * kItems + first; i < pixels; i += step) count(prediction[i], label[i]);
+  if (own_outside > 0) add(outside, own_outside);
+
+  __syncthreads();
+  for (int k = static_cast<int>(threadIdx.x); k < cells; k += kBlock)
+    if (bins[k] > 0) add(counts + k, bins[k]);
+}
+
+}  // namespace
+
+template <class L>
+void confusion_matrix(Cuda device, const L* prediction, const L* label, int64_t pixels, int64_t num_classes,
+                      int64_t ignore_label, int64_t* counts, int64_t* outside) {
+  const auto bits = reinterpret_cast<uintptr_t>(prediction) | reinterpret_cast<uintptr_t>(label);
+  const bool aligned = bits % sizeof(Pack<L>) == 0;
+  const int64_t of_block = kBlock * kPacks * (aligned ? 16 / static_cast<int64_t>(sizeof(L)) : 1);
+  const int64_t blocks = std::min(ceil_div(pixels, of_block), kBlocks);
+  const int64_t cells = num_classes * num_classes;
+  const auto kernel = cells <= 1024   ? confusion_kernel<L, 1024>
+                      : cells <= 8192 ? confusion_kernel<L, 8192>
+                                      : confusion_kernel<L, 0>;
+  launch(device, blocks, kBlock, kernel, prediction, label, pixels, aligned, num_classes, ignore_label, counts,
+         outside);
+}
+
+#define INSTANTIATE(L) \
+  template void confusion_matrix<L>(Cuda, const L*, const L*, int64_t, int64_t, int64_t, int64_t*, int64_t*);
+INSTANTIATE(uint8_t)
+INSTANTIATE(int64_t)
+
+}  // namespace repro

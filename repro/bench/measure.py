@@ -1,0 +1,125 @@
+"""One case from inputs to results: contestants, agreement, memory, time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .. import ops
+from . import eager, memory
+from .agreement import TOLERANCE, Inputs, call, check, make_inputs, prepare, truth
+from .cases import Case, ideal_bytes
+from .results import with_ratios
+from .timing import WARM_UP, Clock, take_turns
+
+Function = Callable[..., torch.Tensor]
+CUDA_INPUT_SETS = (
+    3  # used in turn; on the CPU the other contestants' tensors pass through the caches between two calls of one
+)
+
+
+@dataclass
+class Session:
+    """What all cases of a run share.
+
+    clock: Of the device.
+    dtype: Of the maps.
+    copy_bandwidth: Of the device, bytes per second.
+    repeats: Timed calls of each contestant at most.
+    budget: Time for them in one direction of one case, seconds.
+    compiles: Whether torch.compile competes.
+    left_out: Contestants that could not compete, where, and why; filled here.
+    """
+
+    clock: Clock
+    dtype: torch.dtype
+    copy_bandwidth: float
+    repeats: int
+    budget: float
+    compiles: bool
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+
+def contestants(case: Case, compiles: bool) -> Iterator[tuple[str, Function, torch.memory_format]]:
+    """Lists name, function of (maps, logits, labels), and layout of the maps that it is given; "compile" is still to be compiled.
+
+    The kernels work on channels_last maps, as the network makes them. Eager PyTorch competes in that layout and in the contiguous one, without being
+    charged for a conversion.
+    """
+    yield "ours", lambda *tensors: call(ops, case, *tensors), torch.channels_last
+    yield "eager", lambda *tensors: call(eager, case, *tensors), torch.channels_last
+    if case.sides:  # labels have one layout
+        yield "eager-nchw", lambda *tensors: call(eager, case, *tensors), torch.contiguous_format
+    if compiles:
+        yield "compile", lambda *tensors: call(eager, case, *tensors), torch.channels_last
+
+
+def _memory(call_: Callable[[], list[torch.Tensor]], device: torch.device) -> dict[str, int | None]:
+    if device.type == "cuda":
+        extra = memory.allocated_cuda(call_)
+        return {"extra_bytes": extra, "resident_bytes": None, "launches": memory.launches(call_)}
+    return {"extra_bytes": memory.allocated_cpu(call_), "resident_bytes": memory.resident(call_), "launches": None}
+
+
+def measure(case: Case, direction: str, session: Session) -> list[dict[str, Any]]:
+    """Checks all contestants against float64, then measures their memory, then times them in turns.
+
+    Args:
+        case: The case.
+        direction: One of the case's.
+        session: Of the run; a contestant that cannot compile is noted in its `left_out`.
+
+    Returns:
+        A result (see results.COLUMNS) for every contestant.
+
+    Raises:
+        agreement.Disagreement: A contestant's result is wrong; nothing of this case was timed.
+    """
+    device = session.clock.device
+    sets = [make_inputs(case, session.dtype, seed) for seed in range(CUDA_INPUT_SETS if device.type == "cuda" else 1)]
+    expected = truth(case, direction, sets[0].convert(session.dtype, torch.channels_last, device))
+    calls: dict[str, list[Callable[[], list[torch.Tensor]]]] = {}
+    errors: dict[str, float] = {}
+    for name, function, layout in contestants(case, session.compiles):
+        own = [inputs.convert(session.dtype, layout, device) for inputs in sets]
+        try:
+            if name == "compile":
+                function = torch.compile(function, dynamic=False)
+            calls_of_one, results = _first_calls(function, direction, own)
+        except (RuntimeError, OSError) as error:
+            if name != "compile":
+                raise
+            where = {"op": case.op, "case": case.name, "direction": direction}
+            reason = " ".join(str(error).split())[:300]
+            session.left_out.append({"contestant": name, "reason": reason, **where})
+            continue
+        errors[name] = check(case, direction, name, results, expected, TOLERANCE[session.dtype])
+        calls[name] = calls_of_one
+    del expected
+    for of_one in calls.values():  # what is allocated once, in the first calls, shall count for none
+        for n in range(WARM_UP):
+            of_one[n % len(of_one)]()
+    measured = {name: _memory(of_one[0], device) for name, of_one in calls.items()}
+    timings = take_turns(session.clock, calls, session.repeats, session.budget)
+    moved = ideal_bytes(case, direction, session.dtype.itemsize)
+    group = []
+    for name, timing in timings.items():
+        rate = moved / timing.median
+        group.append(
+            {"op": case.op, "case": case.name, "direction": direction, "contestant": name}
+            | {"median_ms": timing.median * 1e3, "p20_ms": timing.p20 * 1e3, "p80_ms": timing.p80 * 1e3}
+            | {"repeats": timing.repeats, **measured[name], "ideal_bytes": moved}
+            | {"gb_per_s": rate / 1e9, "share_of_copy": rate / session.copy_bandwidth, "error": errors[name]}
+        )
+    return with_ratios(group)
+
+
+def _first_calls(
+    function: Function, direction: str, sets: list[Inputs]
+) -> tuple[list[Callable[[], list[torch.Tensor]]], list[torch.Tensor]]:
+    """Prepares a contestant's call over every set of inputs; returns them, and the detached results of the first."""
+    calls = [prepare(function, direction, inputs) for inputs in sets]
+    return calls, [result.detach() for result in calls[0]()]

@@ -1,0 +1,136 @@
+"""What a run of the benchmark leaves behind: JSON, CSV, a table for people and a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+from ..records import write_json
+
+FORMAT = 1
+# Of one contestant in one direction of one case.
+COLUMNS = (
+    "op",
+    "case",
+    "direction",
+    "contestant",
+    "median_ms",
+    "p20_ms",
+    "p80_ms",
+    "repeats",
+    "extra_bytes",  # peak of torch's allocator beyond inputs and results
+    "resident_bytes",  # a bound on the same: growth of the resident set; null on CUDA
+    "launches",  # kernels on the device; null on the CPU
+    "ideal_bytes",
+    "gb_per_s",  # ideal_bytes by the median
+    "share_of_copy",  # may exceed 1 where the data stay in a cache, which the copy's do not
+    "error",
+    "ratio",  # median of the faster eager layout by this median
+)
+
+
+def file_stem(conditions: dict[str, Any], quick: bool, partial: bool) -> str:
+    """Names a result by its conditions: bench-cpu-amd-epyc-2threads-torch2.13."""
+    kind = conditions["device"].partition(":")[0]
+    slug = re.sub(r"[^a-z0-9]+", "-", conditions["device_name"].lower()).strip("-")
+    torch_version = ".".join(re.findall(r"\d+", conditions["versions"]["torch"])[:2])
+    parts = [
+        "bench",
+        kind,
+        slug,
+        *([f"{conditions['threads']}threads"] if kind == "cpu" else []),
+        f"torch{torch_version}",
+    ]
+    parts += [] if conditions["dtype"] == "float32" else [conditions["dtype"]]
+    return "-".join(parts + ["partial"] * partial + ["quick"] * quick)
+
+
+def with_ratios(group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds to the results of one case and direction how much faster each is than the faster eager layout."""
+    best = min(r["median_ms"] for r in group if r["contestant"] in ("eager", "eager-nchw"))
+    return [r | {"ratio": best / r["median_ms"]} for r in group]
+
+
+def write(folder: Path, stem: str, document: dict[str, Any]) -> list[Path]:
+    """Writes a run as <stem>.json and its results as <stem>.csv; returns their paths."""
+    paths = [folder / f"{stem}.json", folder / f"{stem}.csv"]
+    write_json(paths[0], document)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(document["results"])
+    paths[1].write_text(text.getvalue(), encoding="utf-8")
+    return paths
+
+
+def _groups(results: list[dict[str, Any]]):
+    for key, group in itertools.groupby(results, key=lambda r: (r["op"], r["case"], r["direction"])):
+        yield key, {r["contestant"]: r for r in group}
+
+
+def as_text(results: list[dict[str, Any]]) -> str:
+    """Renders a table, a line for each direction of each case: milliseconds of every contestant, then ours in detail."""
+    head = ("op", "case", "direction", "eager", "nchw", "compile", "ours", "p20..p80", "ratio")
+    head += ("extra MB", "of eager", "GB/s", "of copy")
+    rows = [head]
+    for key, group in _groups(results):
+        ours = group["ours"]
+        times = [
+            f"{group[name]['median_ms']:.3f}" if name in group else "-"
+            for name in ("eager", "eager-nchw", "compile", "ours")
+        ]
+        spread = f"{ours['p20_ms']:.3f}..{ours['p80_ms']:.3f}"
+        extra = [f"{ours['extra_bytes'] / 1e6:.2f}", f"{group['eager']['extra_bytes'] / 1e6:.2f}"]
+        rate = [f"{ours['gb_per_s']:.2f}", f"{ours['share_of_copy']:.0%}"]
+        rows.append((*key, *times, spread, f"{ours['ratio']:.2f}", *extra, *rate))
+    widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if n < 3 else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def plot(path: Path, document: dict[str, Any]) -> None:
+    """Draws every ratio to the faster eager layout, and our share of the copy's bandwidth, as bars.
+
+    Raises:
+        RuntimeError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RuntimeError(
+            f"--plot: matplotlib must be installed; got {error}; pip install matplotlib, or leave --plot out"
+        ) from error
+    groups = list(_groups(document["results"]))
+    figure = Figure(figsize=(14, 2 + 0.3 * len(groups)), layout="constrained")
+    FigureCanvasAgg(figure)
+    ratio, share = figure.subplots(1, 2, sharey=True)
+    places = list(range(len(groups)))
+    for name, shift, colour in (("ours", -0.2, "#1b6ca8"), ("compile", 0.2, "#e0a030")):
+        bars = [(n + shift, group[name]["ratio"] - 1) for n, (_, group) in enumerate(groups) if name in group]
+        if bars:  # each begins at 1: slower than eager goes to the left
+            ratio.barh(*zip(*bars, strict=True), height=0.4, left=1, label=name, color=colour)
+    ratio.axvline(1, color="black", linewidth=1)
+    ratio.set(xscale="log", xlabel="times faster than the faster eager layout")
+    ratio.xaxis.set_major_formatter("{x:g}")
+    ratio.set_yticks(places, [" ".join(key) for key, _ in groups], fontsize=8)
+    ratio.invert_yaxis()
+    ratio.legend()
+    share.barh(places, [100 * g["ours"]["share_of_copy"] for _, g in groups], color="#1b6ca8")
+    share.axvline(100, color="black", linewidth=1)
+    share.set_xlabel(f"ours: ideal bytes per second, % of a copy's {document['copy_gb_per_s']:.1f} GB/s")
+    conditions = document["conditions"]
+    quick = ", quick" if document["quick"] else ""
+    figure.suptitle(
+        f"{conditions['device_name']}, {conditions['threads']} threads, torch {conditions['versions']['torch']}, {conditions['dtype']}{quick}"
+    )
+    figure.savefig(path)

@@ -1,0 +1,101 @@
+"""What the kernels must reach, and whether they did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .cases import BACKWARD, BOTH, FORWARD, LARGE, TEST_CROP
+
+Result = dict[str, Any]
+
+# op, case, direction -> how many times faster than eager in PyTorch's default layout (contiguous NCHW), on the CPU with 2 threads. Beside that, in every
+# case: never slower than the faster of the two eager layouts.
+_CPU_TIME = {
+    ("merge_scores", "table3-train-3", FORWARD): 5.0,
+    ("merge_scores", "table3-train-3", BOTH): 4.0,
+    ("predict", f"table3-test-{TEST_CROP}-3", FORWARD): 15.0,
+    ("predict", f"table6-test-{TEST_CROP}-3", FORWARD): 15.0,
+    ("interp", f"table3-test-{TEST_CROP}", FORWARD): 1.5,
+    ("interp", f"table3-test-{TEST_CROP}", BACKWARD): 1.5,
+    ("segmentation_loss", "table3-train", BOTH): 2.0,
+}
+# -> the largest share of the leaner eager layout's peak extra memory.
+_CPU_MEMORY = {
+    ("merge_scores", "table3-train-3", FORWARD): 1 / 5,
+    ("merge_scores", "table3-train-3", BOTH): 1 / 5,
+    ("predict", f"table3-test-{TEST_CROP}-3", FORWARD): 1 / 20,
+    ("predict", f"table6-test-{TEST_CROP}-3", FORWARD): 1 / 20,
+}
+_CUDA_TIME = {"merge_scores": 5.0, "predict": 5.0}
+_CUDA_BANDWIDTH = {("interp", f"large-{LARGE}", FORWARD): 0.8, ("merge_scores", f"large-{LARGE}-3", FORWARD): 0.8}
+_CUDA_LAUNCHES = 2
+
+
+def apply_to(conditions: dict[str, Any]) -> bool:
+    """Says whether the targets are meant for these conditions: float32, and on the CPU 2 threads."""
+    return conditions["dtype"] == "float32" and (conditions["device"] != "cpu" or conditions["threads"] == 2)
+
+
+def _memory_share(ours: Result, eager: list[Result]) -> float:
+    """Our peak extra memory, by the larger of its two measures, as a share of the leaner eager layout's by the allocator."""
+    return max(ours["extra_bytes"], ours["resident_bytes"] or 0) / max(1, min(r["extra_bytes"] for r in eager))
+
+
+def evaluate(results: list[Result], conditions: dict[str, Any]) -> list[dict[str, Any]]:
+    """Compares our results with the targets.
+
+    Args:
+        results: Of one run, every contestant's.
+        conditions: Of the run.
+
+    Returns:
+        A list of op, case, direction, what, required, measured, reached. `what` is "never slower" (times faster than the faster eager layout, at least 1),
+        "time" (times faster than eager in PyTorch's default layout, at least), "memory" (share of the leaner eager layout's peak extra memory, at most),
+        "bandwidth" (share of the copy's, at least) or "launches" (at most).
+        Empty where the targets do not apply.
+    """
+    if not apply_to(conditions):
+        return []
+    found: list[dict[str, Any]] = []
+    for ours in (r for r in results if r["contestant"] == "ours"):
+        key = ours["op"], ours["case"], ours["direction"]
+        eager = [
+            r
+            for r in results
+            if (r["op"], r["case"], r["direction"]) == key and r["contestant"] in ("eager", "eager-nchw")
+        ]
+
+        def add(what: str, required: float, measured: float, reached: bool, key=key) -> None:
+            where = dict(zip(("op", "case", "direction"), key, strict=True))
+            found.append({**where, "what": what, "required": required, "measured": measured, "reached": reached})
+
+        on_cpu = conditions["device"] == "cpu"
+        add("never slower", 1.0, ours["ratio"], ours["ratio"] >= 1)
+        required = _CPU_TIME.get(key) if on_cpu else _CUDA_TIME.get(key[0])
+        default = next((r for r in eager if r["contestant"] == "eager-nchw"), None)
+        if required is not None and default is not None:
+            faster = default["median_ms"] / ours["median_ms"]
+            add("time", required, faster, faster >= required)
+        if on_cpu and key in _CPU_MEMORY:
+            share = _memory_share(ours, eager)
+            add("memory", _CPU_MEMORY[key], share, share <= _CPU_MEMORY[key])
+        if not on_cpu and key in _CUDA_BANDWIDTH:
+            share = ours["share_of_copy"]
+            add("bandwidth", _CUDA_BANDWIDTH[key], share, share >= _CUDA_BANDWIDTH[key])
+        if not on_cpu and key[2] == FORWARD:
+            add("launches", _CUDA_LAUNCHES, ours["launches"], ours["launches"] <= _CUDA_LAUNCHES)
+    return found
+
+
+def as_text(targets: list[dict[str, Any]]) -> str:
+    """Renders one line for every target; a missed one is marked."""
+    if not targets:
+        return "targets: none apply (they are for float32, and on the CPU for 2 threads)\n"
+    lines = [f"targets: {sum(t['reached'] for t in targets)} of {len(targets)} reached"]
+    for t in targets:
+        bound = "<=" if t["what"] in ("memory", "launches") else ">="
+        state = "reached" if t["reached"] else "MISSED "
+        lines.append(
+            f"  {state}  {t['op']} {t['case']} {t['direction']}: {t['what']} {t['measured']:.3g}, required {bound} {t['required']:.3g}"
+        )
+    return "\n".join(lines) + "\n"
