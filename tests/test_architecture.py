@@ -94,7 +94,7 @@ RANK = {
     "repro.bench.results": 9,
     "repro.bench.agreement": 9,
     "repro.bench.measure": 10,
-    "repro.bench.__main__": 12,
+    "repro.bench.__main__": 17,
 }
 WITHOUT_TORCH = ("repro.protocol", "repro.records", "repro.tables", "repro.compare", "repro.report.__main__")
 FOLDERS = {"repro", "csrc", "caffe_weights", "protocols", "tests"}

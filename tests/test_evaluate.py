@@ -139,7 +139,7 @@ def test_predict_takes_the_first_of_equal_scores():
     network = Known().eval()
     data = torch.full((1, 3, 9, 9), 20.0 - MEAN[0])  # blue 20 is as near to class 0 as to class 1
     classes = predict(network, data)
-    assert classes.dtype == torch.int64
+    assert classes.dtype == torch.uint8
     assert classes.shape == (1, 9, 9)
     assert not classes.any()
 

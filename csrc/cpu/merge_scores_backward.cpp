@@ -1,9 +1,10 @@
 // The gradients of merge_scores on the CPU, in two kinds of pass. Over the rows of the merged map: the resampled scores
 // and the softmax again, hence dlogits (attention) or the winners (max). Over the rows of each score map: the sum over
-// the positions that read it, rows first, then columns. Where there are images enough, one task takes an image through
-// all passes while it is in cache. Every element is summed in one order, whoever sums it.
+// the positions that read it, in Caffe's order. Where there are images enough, one task takes an image through all
+// passes while it is in cache. Every element is summed in one order, whoever sums it.
 #include <ATen/Parallel.h>
 
+#include "gather.h"
 #include "softmax.h"
 
 namespace repro {
@@ -144,40 +145,23 @@ REPRO_INLINE void share_row(const Backward<T>& b, int s, int64_t r, auto* to) {
   }
 }
 
-// Rows begin..end of the gradient of map s.
+// Rows begin..end of the merged map's gradient, as far as it is map s's; row 0 of `share` is row `first`.
 template <class T>
-REPRO_CLONES void score_rows(const Backward<T>& b, int s, int64_t begin, int64_t end) {
-  using Acc = acc_t<T>;
-  const MapReaders<Acc>& readers = b.readers[s];
-  const int64_t elements = b.out.W * b.C;
-  ColumnGather<T> columns(readers, b.C);
-  const bool same = readers.in.H == b.out.H && readers.in.W == b.out.W;
-  std::vector<Acc> share(elements);
-  std::vector<Acc> total(elements + kLanes);
-  for (int64_t r = begin; r < end; ++r) {
-    T* const to = b.dscores.data[s] + r * readers.in.W * b.C;
-    if (same) {
-      share_row(b, s, r, to);
-      continue;
-    }
-    const Readers<Acc>& rows = readers.rows[r % readers.in.H];
-    const int64_t first = r / readers.in.H * b.out.H + rows.begin;
-    Acc* const sum = total.data();
-    if (rows.weights.empty()) std::fill(total.begin(), total.end(), Acc(0));
-    for (size_t a = 0; a < rows.weights.size(); ++a) {
-      const Acc weight = rows.weights[a];
-      share_row(b, s, first + static_cast<int64_t>(a), share.data());
-      const Acc* const own = share.data();
-      for_elements<Acc>(elements, [&](int64_t e, auto lanes) REPRO_LAMBDA {
-        auto before = lanes;
-        if (a > 0) get(before, sum + e);
-        get(lanes, own + e);
-        before += weight * lanes;
-        put(sum + e, before);
-      });
-    }
-    columns.write(sum, to);
+REPRO_CLONES void share_rows(const Backward<T>& b, int s, int64_t first, int64_t begin, int64_t end, acc_t<T>* share) {
+  for (int64_t r = begin; r < end; ++r) share_row(b, s, r, share + (r - first) * b.out.W * b.C);
+}
+
+// Rows begin..end of image n of the gradient of map s, whose share of the image's merged gradient is given.
+template <class T>
+REPRO_CLONES void score_rows(const Backward<T>& b, int s, int64_t n, int64_t begin, int64_t end,
+                             const acc_t<T>* share) {
+  const Size in = b.readers[s].in;
+  T* const image = b.dscores.data[s] + n * in.H * in.W * b.C;
+  if (in.H == b.out.H && in.W == b.out.W) {
+    for (int64_t i = begin; i < end; ++i) share_row(b, s, n * in.H + i, image + i * in.W * b.C);
+    return;
   }
+  gather_rows(share, b.readers[s], b.C, begin, end, image);
 }
 
 }  // namespace
@@ -200,19 +184,31 @@ void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights,
     if (mode == Merge::attention) logits_rows(b, begin, end);
     if (mode == Merge::max) winner_rows(b, begin, end);
   };
+  const int64_t elements = out.W * C;
+  const auto resized = [&](int s) { return scores.size[s].H != out.H || scores.size[s].W != out.W; };
   if (N >= at::get_num_threads()) {
     at::parallel_for(0, N, 1, [&](int64_t begin, int64_t end) {
+      std::vector<Acc> share(out.H * elements);
       for (int64_t n = begin; n < end; ++n) {
         over_merged(n * out.H, (n + 1) * out.H);
-        for (int s = 0; s < scores.S; ++s) score_rows(b, s, n * scores.size[s].H, (n + 1) * scores.size[s].H);
+        for (int s = 0; s < scores.S; ++s) {
+          if (resized(s)) share_rows(b, s, n * out.H, n * out.H, (n + 1) * out.H, share.data());
+          score_rows(b, s, n, 0, scores.size[s].H, share.data());
+        }
       }
     });
     return;
   }
-  at::parallel_for(0, N * out.H, rows_per_task(out.W * C), over_merged);
-  for (int s = 0; s < scores.S; ++s)
-    at::parallel_for(0, N * scores.size[s].H, rows_per_task(scores.size[s].W * C),
-                     [&](int64_t begin, int64_t end) { score_rows(b, s, begin, end); });
+  at::parallel_for(0, N * out.H, rows_per_task(elements), over_merged);
+  std::vector<Acc> share(out.H * elements);
+  for (int64_t n = 0; n < N; ++n)
+    for (int s = 0; s < scores.S; ++s) {
+      if (resized(s))
+        at::parallel_for(n * out.H, (n + 1) * out.H, rows_per_task(elements),
+                         [&](int64_t begin, int64_t end) { share_rows(b, s, n * out.H, begin, end, share.data()); });
+      at::parallel_for(0, scores.size[s].H, rows_per_task(scores.size[s].W * C),
+                       [&](int64_t begin, int64_t end) { score_rows(b, s, n, begin, end, share.data()); });
+    }
 }
 
 #define INSTANTIATE(T)                                                                                           \

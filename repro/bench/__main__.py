@@ -15,9 +15,10 @@ import torch
 from tqdm import tqdm
 
 from .. import ops
+from ..device import choose_device
 from ..records import git_state
 from ..row import log
-from ..run import check_writable, choose_device
+from ..run import check_writable
 from . import results, targets
 from .agreement import TOLERANCE, Disagreement
 from .cases import OPS, select
