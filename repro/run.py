@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 
 from . import compare, submission
@@ -17,6 +16,7 @@ from .device import choose_device, planned_device
 from .dry_run import idle_lines, plan_lines
 from .jobs import Sources, table_records, train_all
 from .plan import Plan, list_lines, parse_shard, share, tables_of
+from .program import exit_code
 from .protocol import load_protocol
 from .records import git_state
 from .row import Options, log
@@ -200,17 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, ask_to_stop)
-    try:
-        run(options)
-    except KeyboardInterrupt:
-        log("interrupted; the same command goes on from the last snapshot")
-        return 130
-    except (ValueError, FileNotFoundError, RuntimeError, OSError) as error:
-        if options.traceback:
-            traceback.print_exc()
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(options), options.traceback, "the same command goes on from the last snapshot")
 
 
 if __name__ == "__main__":

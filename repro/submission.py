@@ -12,7 +12,6 @@ import datetime
 import gzip
 import io
 import json
-import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from caffe_weights.atomic import replacing
 
 from .data.convert import write_label
 from .data.lists import Item
+from .program import exit_code
 from .records import SUBMISSION, read_record, record_path, write_json, write_record
 
 FOLDER = Path("results/VOC2012/Segmentation/comp6_test_cls")
@@ -185,13 +185,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the run's --out (default runs/)")
     parser.add_argument("--replace", action="store_true", help="correct a score that was entered before")
     given = parser.parse_args(arguments)
-    try:
+
+    def enter() -> None:
         path, record = enter_score(
             given.out, given.table, given.row, given.seed, given.value, given.source, given.replace
         )
-    except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    score = record[SUBMISSION]["score"]
-    print(f"{path}: {score['value']:.2f} entered on {score['entered']}, source: {score['source']}")
-    return 0
+        score = record[SUBMISSION]["score"]
+        print(f"{path}: {score['value']:.2f} entered on {score['entered']}, source: {score['source']}")
+
+    return exit_code(enter)

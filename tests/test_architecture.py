@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 # A module of repro may import only modules of a lower rank; a new module must be given its place here.
 RANK = {
     "repro": 0,
+    "repro.program": 1,
     "repro.ops.library": 1,
     "repro.ops.reference": 1,
     "repro.ops.interp": 2,

@@ -165,7 +165,11 @@ def test_one_and_two_threads_give_the_same_bits():
     ("x", "size", "message"),
     [
         (torch.zeros(3, 4, 5), (2, 2), r"interp: x must have 4 dimensions \(N, C, H, W\); got shape \[3, 4, 5\]"),
-        (torch.zeros(1, 1, 4, 5, dtype=torch.int32), (2, 2), "interp: x must be float32, float64, bfloat16 or float16; got Int"),
+        (
+            torch.zeros(1, 1, 4, 5, dtype=torch.int32),
+            (2, 2),
+            "interp: x must be float32, float64, bfloat16 or float16; got Int",
+        ),
         (torch.zeros(1, 1, 0, 5), (2, 2), "interp: x must have at least one row and one column"),
         (torch.zeros(1, 1, 4, 5), (2,), r"interp: size must be \(height, width\), both at least 1; got \[2\]"),
         (torch.zeros(1, 1, 4, 5), (3, -1), r"interp: size must be \(height, width\), both at least 1; got \[3, -1\]"),

@@ -7,8 +7,8 @@ from conftest import assert_close, golden
 from torch import nn
 from torch.nn import functional as F
 
-from repro.ops import segmentation_loss
 from repro.models.layers import convolution
+from repro.ops import segmentation_loss
 from repro.solver import Solver, learning_rate
 
 CAFFE = golden("solver.npz")

@@ -7,7 +7,6 @@ import datetime
 import os
 import platform
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from .. import ops
 from ..device import choose_device
+from ..program import exit_code, one_line
 from ..records import git_state
 from ..row import log
 from ..run import check_writable
@@ -30,7 +30,7 @@ THREADS = 2  # the targets' number
 REPEATS, BUDGET = 50, 15.0  # timed calls of each contestant, and seconds for all of them in one direction of one case
 QUICK_REPEATS, QUICK_BUDGET = 5, 2.0
 BUSY = 0.5  # load average before the start
-EXIT_DISAGREEMENT, EXIT_ERROR = 1, 2
+EXIT_DISAGREEMENT = 1
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -148,17 +148,16 @@ def run(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns its exit code: 0, 1 where a contestant disagrees with the reference, 2 for an error."""
     options = parse_arguments(arguments)
-    try:
-        run(options)
-    except KeyboardInterrupt:
-        log("interrupted; nothing was written")
-        return 130
-    except (Disagreement, ValueError, RuntimeError, OSError) as error:
-        if options.traceback:
-            traceback.print_exc()
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return EXIT_DISAGREEMENT if isinstance(error, Disagreement) else EXIT_ERROR
-    return 0
+
+    def call() -> int:
+        try:
+            run(options)
+        except Disagreement as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return EXIT_DISAGREEMENT
+        return 0
+
+    return exit_code(call, options.traceback, "nothing was written")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..program import exit_code
 from .collect import collect
 from .data import build
 from .page import write
@@ -52,19 +53,20 @@ def renew(path: Path, runs: list[Path], check: bool) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns its exit code: 0, 1 where --check found stale tables, 2 for an error."""
     options = parse_arguments(arguments)
-    try:
-        if path := options.write or options.check:
-            return renew(path, options.runs or [MEASURED], check=options.check is not None)
-        runs = options.runs or [RUNS if any(RUNS.glob("*/*/record.json")) else MEASURED]
-        if missing := [run for run in runs if not run.is_dir()]:
-            raise FileNotFoundError(
-                f"--runs: must be folders; got {', '.join(map(str, missing))}, which is none; give the --out of a run"
-            )
-        data = build(collect(runs, MEASURED), options.out)
-        write(data, runs, options.out)
-    except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+    return exit_code(lambda: report(options))
+
+
+def report(options: argparse.Namespace) -> int:
+    """Does what the command line asks; returns the exit code."""
+    if path := options.write or options.check:
+        return renew(path, options.runs or [MEASURED], check=options.check is not None)
+    runs = options.runs or [RUNS if any(RUNS.glob("*/*/record.json")) else MEASURED]
+    if missing := [run for run in runs if not run.is_dir()]:
+        raise FileNotFoundError(
+            f"--runs: must be folders; got {', '.join(map(str, missing))}, which is none; give the --out of a run"
+        )
+    data = build(collect(runs, MEASURED), options.out)
+    write(data, runs, options.out)
     left_out = f"; {len(data['not_used'])} files not used, see there" if data["not_used"] else ""
     print(f"{options.out / 'report.html'}: {data['records']} records{left_out}")
     return 0

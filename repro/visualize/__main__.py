@@ -7,7 +7,6 @@ import argparse
 import hashlib
 import json
 import sys
-import traceback
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from tqdm import tqdm
 import caffe_weights
 
 from ..device import choose_device
+from ..program import exit_code
 from ..protocol import load_protocol
 from ..trained import trained_network
 from .figures import figures_of_run
@@ -170,19 +170,8 @@ def draw_run(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns its exit code: 0, 1 where photos were unusable, 2 for an error, 130 where it was interrupted."""
     options = parse_arguments(arguments)
-    try:
-        if options.images is not None:
-            return draw_photos(options)
-        draw_run(options)
-    except KeyboardInterrupt:
-        log("interrupted; the same command goes on where it stopped")
-        return 130
-    except (ValueError, FileNotFoundError, RuntimeError, OSError) as error:
-        if options.traceback:
-            traceback.print_exc()
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    return 0
+    draw = draw_run if options.images is None else draw_photos
+    return exit_code(lambda: draw(options), options.traceback, "the same command goes on where it stopped")
 
 
 if __name__ == "__main__":
