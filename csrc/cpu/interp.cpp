@@ -16,9 +16,9 @@ REPRO_CLONES void interp_rows(const T* x, const MapTaps<acc_t<T>>& taps, int64_t
 }
 
 template <class T>
-REPRO_CLONES void interp_backward_rows(const T* dy, const MapReaders<acc_t<T>>& readers, int64_t C, int64_t begin,
-                                       int64_t end, T* dx) {
-  gather_rows(dy, readers, C, begin, end, dx);
+REPRO_CLONES void interp_backward_rows(const T* dy, const T* dy_end, const MapReaders<acc_t<T>>& readers, int64_t C,
+                                       int64_t begin, int64_t end, T* dx) {
+  gather_rows(dy, dy_end, readers, C, begin, end, dx);
 }
 
 }  // namespace
@@ -33,8 +33,9 @@ void interp(Cpu, const T* x, Size in, int64_t N, int64_t C, Size out, T* y) {
 template <class T>
 void interp_backward(Cpu, const T* dy, Size out, int64_t N, int64_t C, Size in, T* dx) {
   const MapReaders<acc_t<T>> readers(in, out);
-  at::parallel_for(0, N * in.H, rows_per_task(in.W * C),
-                   [&](int64_t begin, int64_t end) { interp_backward_rows(dy, readers, C, begin, end, dx); });
+  at::parallel_for(0, N * in.H, rows_per_task(in.W * C), [&](int64_t begin, int64_t end) {
+    interp_backward_rows(dy, dy + N * out.H * out.W * C, readers, C, begin, end, dx);
+  });
 }
 
 #define INSTANTIATE(T)                                                      \

@@ -56,6 +56,7 @@ REPRO_CLONES void logits_rows(const Backward<T>& b, int64_t begin, int64_t end) 
       for (int s = 0; s < count; ++s) row[s] = resampled[s];
       for (int64_t p = 0; p < W; ++p) {
         Lanes<Acc> sum[kRoom<decltype(scales)>];
+#pragma GCC unroll 4
         for (int s = 0; s < count; ++s) sum[s] = Lanes<Acc>{};
         channels.each((W - p) * b.C,
                       [&](int64_t c, const auto& keep) REPRO_LAMBDA {
@@ -69,6 +70,7 @@ REPRO_CLONES void logits_rows(const Backward<T>& b, int64_t begin, int64_t end) 
                       [&](int64_t c) REPRO_LAMBDA {
                         for (int s = 0; s < count; ++s) sum[s][0] += load(dy[p * C + c]) * row[s][p * C + c];
                       });
+#pragma GCC unroll 4
         for (int s = 0; s < count; ++s) put(partial.data() + (s * padded + p) * kLanes, sum[s]);
       }
     });
@@ -161,7 +163,7 @@ REPRO_CLONES void score_rows(const Backward<T>& b, int s, int64_t n, int64_t beg
     for (int64_t i = begin; i < end; ++i) share_row(b, s, n * in.H + i, image + i * in.W * b.C);
     return;
   }
-  gather_rows(share, b.readers[s], b.C, begin, end, image);
+  gather_rows(share, share + b.out.H * b.out.W * b.C + kLanes, b.readers[s], b.C, begin, end, image);
 }
 
 }  // namespace
@@ -188,7 +190,7 @@ void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights,
   const auto resized = [&](int s) { return scores.size[s].H != out.H || scores.size[s].W != out.W; };
   if (N >= at::get_num_threads()) {
     at::parallel_for(0, N, 1, [&](int64_t begin, int64_t end) {
-      std::vector<Acc> share(out.H * elements);
+      std::vector<Acc> share(out.H * elements + kLanes);
       for (int64_t n = begin; n < end; ++n) {
         over_merged(n * out.H, (n + 1) * out.H);
         for (int s = 0; s < scores.S; ++s) {
@@ -200,7 +202,7 @@ void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights,
     return;
   }
   at::parallel_for(0, N * out.H, rows_per_task(elements), over_merged);
-  std::vector<Acc> share(out.H * elements);
+  std::vector<Acc> share(out.H * elements + kLanes);
   for (int64_t n = 0; n < N; ++n)
     for (int s = 0; s < scores.S; ++s) {
       if (resized(s))

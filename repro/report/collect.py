@@ -221,7 +221,12 @@ def _read_figures(path: Path, protocols: dict[str, Protocol]) -> tuple[str, dict
     return document["table"], document
 
 
-def _read_benchmark(path: Path) -> dict:
+def read_benchmark(path: Path) -> dict:
+    """Reads a benchmark's JSON.
+
+    Raises:
+        ValueError: It is damaged, foreign or of another format.
+    """
     document = read_json(path, "benchmark", BENCH_FORMAT)
     try:
         for result in document["results"]:
@@ -269,7 +274,7 @@ def collect(folders: list[Path], kept: Path | None = None) -> Collection:
     for folder in dict.fromkeys([*folders, *([kept] if kept else [])]):
         for path in sorted({*folder.glob("bench*.json"), *folder.glob("bench/*.json")}):
             try:
-                found.benchmarks.append((path, _read_benchmark(path)))
+                found.benchmarks.append((path, read_benchmark(path)))
             except (ValueError, OSError) as error:
                 found.not_used.append((path, one_line(error)))
     for key, group in candidates.items():

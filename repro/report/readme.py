@@ -7,6 +7,7 @@ from pathlib import Path
 from ..protocol import PAPER, PROTOCOLS, Protocol, load_protocol, settings_sha256
 from ..records import read_record
 from ..tables import Records, as_markdown, records_of
+from .collect import read_benchmark
 
 MEASURED = PROTOCOLS / "measured"
 BEGIN, END = "<!-- tables: written by repro.report, do not edit -->", "<!-- end of tables -->"
@@ -37,9 +38,49 @@ def read_runs(folders: list[Path]) -> list[tuple[Protocol, Records]]:
     return tables
 
 
+def benchmark_table(path: Path) -> str:
+    """Renders a benchmark's targets, reached or not, with the medians behind each.
+
+    Raises:
+        ValueError: The file is damaged or of another format.
+    """
+    document = read_benchmark(path)
+    conditions = document["conditions"]
+    medians = {(r["op"], r["case"], r["direction"], r["contestant"]): r["median_ms"] for r in document["results"]}
+    lines = [
+        f"**Kernels** on {conditions['device_name']}, {conditions['threads']} threads, torch {conditions['versions']['torch']}, {conditions['dtype']}; medians in ms",
+        "",
+        f"*{path.name}; eager is PyTorch on contiguous (NCHW) or channels_last maps; ratios are of medians in one run*",
+        "",
+        "| op | case | direction | eager | eager, channels_last | torch.compile | ours | must | measured |",
+        "| :-- | :-- | :-- | --: | --: | --: | --: | :-- | :-- |",
+    ]
+    never_slower = [t for t in document["targets"] if t["what"] == "never slower"]
+    for target in document["targets"]:
+        key = target["op"], target["case"], target["direction"]
+        times = [medians.get((*key, name)) for name in ("eager-nchw", "eager", "compile", "ours")]
+        if target["what"] == "time":
+            bound, measured = f"≥ {target['required']:g}× eager", f"{target['measured']:.1f}×"
+        elif target["what"] == "memory":
+            bound, measured = f"extra memory ≤ {target['required']:g} of eager's", f"{target['measured']:.3f}"
+        elif target["what"] == "never slower" and not target["reached"]:
+            bound, measured = "never slower", f"{target['measured']:.2f}×"
+        else:
+            continue
+        cells = [*key, *("-" if t is None else f"{t:.2f}" for t in times), bound]
+        lines.append(f"| {' | '.join(cells)} | {measured}{'' if target['reached'] else ', **missed**'} |")
+    slower = sum(not t["reached"] for t in never_slower)
+    lines += [
+        "",
+        f"In {len(never_slower) - slower} of {len(never_slower)} cases and directions ours is at least as fast as the faster of the two eager layouts.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def tables_block(folders: list[Path]) -> str:
     """Renders README's block of tables."""
     parts = [as_markdown(protocol, records) for protocol, records in read_runs(folders)]
+    parts += [benchmark_table(path) for folder in folders for path in sorted(folder.glob("bench/*.json"))]
     return "\n".join([BEGIN, "", *(parts or ["Nothing has been measured yet.\n"]), END])
 
 
