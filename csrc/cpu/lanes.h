@@ -98,7 +98,7 @@ template <class Acc, class Body>
 REPRO_INLINE void for_positions(int64_t W, int64_t C, const Body& body) {
   const int64_t packed = (C + kLanes - 1) / kLanes * kLanes;
   int64_t p = 0;
-  for (; p * C + packed <= W * C; ++p)
+  for (; p < W && p * C + packed <= W * C; ++p)
     for (int64_t c = 0; c < packed; c += kLanes) body(p, p * C + c, Lanes<Acc>{});
   for (; p < W; ++p)
     for (int64_t c = 0; c < C; ++c) body(p, p * C + c, Acc{});

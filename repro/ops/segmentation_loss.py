@@ -67,8 +67,8 @@ if COMPILED:
 
     def _backward(ctx, dloss, ddscores, ddivisor):
         scores, dscores, divisor = ctx.saved_tensors
-        on_cpu = dloss.device.type == "cpu" and not torch.compiler.is_compiling()
-        if on_cpu and not torch.is_grad_enabled() and dloss.item() == 1:  # divided already; nothing to multiply
+        readable = dloss.device.type == "cpu" and type(dloss) is torch.Tensor  # a tracer's subclass holds no number
+        if readable and not torch.is_grad_enabled() and dloss.item() == 1:  # divided already; nothing to multiply
             return dscores, None, None, None, None
         return _Scaled.apply(scores, dscores, dloss / divisor), None, None, None, None
 
