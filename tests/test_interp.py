@@ -184,6 +184,11 @@ def test_messages(x, size, message):
             torch.ops.repro.interp_backward(x, size)
 
 
+def test_a_size_that_no_memory_holds_is_an_error():
+    with pytest.raises(RuntimeError, match="Storage size calculation overflowed"):
+        interp(torch.zeros(1, 1, 2, 2), (2**40, 2**40))
+
+
 def test_reference_runs_only_when_asked(monkeypatch):
     monkeypatch.setenv("REPRO_REFERENCE", "yes")
     with pytest.raises(ValueError, match="REPRO_REFERENCE must be 0 or 1; got 'yes'"):

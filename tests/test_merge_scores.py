@@ -80,7 +80,7 @@ def test_ties_of_max_go_where_caffe_sends_them(op, case, device):
 
 @st.composite
 def merges(draw):
-    sizes = draw(st.lists(SIZES, min_size=1, max_size=5))
+    sizes = draw(st.lists(SIZES, min_size=1, max_size=8))
     logits = draw(st.sampled_from([sizes[0], draw(SIZES)]))
     size = draw(st.sampled_from([None, draw(SIZES)]))
     mode = draw(st.sampled_from(["attention", "average", "max"]))
@@ -131,10 +131,12 @@ def test_gradcheck(device):
         assert torch.autograd.gradcheck(lambda a, b, mode=mode: merge_scores([a, b], mode=mode)[0], scores)
 
 
-def test_a_second_derivative_is_a_clear_error():
+@pytest.mark.parametrize("mode", ["attention", "average", "max"])
+def test_a_second_derivative_is_a_clear_error(mode):
     score = torch.randn(1, 2, 3, 3, requires_grad=True)
-    logits = torch.randn(1, 1, 3, 3, requires_grad=True)
-    (first,) = torch.autograd.grad(merge_scores([score], logits)[0].square().sum(), score, create_graph=True)
+    logits = [torch.randn(1, 1, 3, 3, requires_grad=True)] if mode == "attention" else []
+    merged = merge_scores([score], *logits, mode=mode)[0]
+    (first,) = torch.autograd.grad(merged.square().sum(), score, create_graph=True)
     with pytest.raises(RuntimeError, match="merge_scores_backward: must not be differentiated"):
         first.sum().backward()
 
@@ -166,13 +168,43 @@ def test_compiles_without_a_graph_break(device):
     assert all(torch.equal(a, b) for a, b in zip(torch.autograd.grad(compiled.sum(), scores), expected, strict=True))
 
 
-def test_bfloat16_accumulates_in_float32(device):
-    scores = [torch.randn(2, 5, *hw, device=device).bfloat16() for hw in ((9, 8), (5, 4))]
-    logits = torch.randn(2, 2, 9, 8, device=device).bfloat16()
-    merged, weights = merge_scores(scores, logits)
-    exact, exact_weights = merge_scores([s.float() for s in scores], logits.float())
-    assert torch.equal(merged, exact.bfloat16())
-    assert torch.equal(weights, exact_weights.bfloat16())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [1, 5, 8, 21])
+@pytest.mark.parametrize("mode", ["attention", "average", "max"])
+def test_sixteen_bit_storage_accumulates_in_float32(dtype, channels, mode, device):
+    scores = [torch.randn(2, channels, *hw, device=device).to(dtype) for hw in ((9, 8), (5, 4), (9, 8))]
+    logits = [torch.randn(2, 3, 9, 8, device=device).to(dtype)] if mode == "attention" else []
+    dmerged = torch.randn(2, channels, 9, 8, device=device).to(dtype)
+    results = []
+    for wide in (dtype, torch.float32):
+        leaves = [t.to(wide, copy=True).requires_grad_() for t in (*scores, *logits)]
+        merged, weights = merge_scores(leaves[:3], *leaves[3:], mode=mode)
+        merged.backward(dmerged.to(wide))
+        results.append([merged, *([weights] if logits else []), *(leaf.grad for leaf in leaves)])
+    for narrow, exact in zip(*results, strict=True):
+        assert narrow.dtype == dtype
+        assert torch.equal(narrow, exact.to(dtype))
+
+
+def test_no_images_and_no_classes(device):
+    for shape in ((0, 3), (2, 0)):
+        scores = [torch.zeros(*shape, *hw, device=device, requires_grad=True) for hw in ((9, 8), (5, 4))]
+        logits = torch.zeros(shape[0], 2, 7, 7, device=device, requires_grad=True)
+        for mode, arguments in (("attention", [logits]), ("average", []), ("max", [])):
+            merged, _ = merge_scores(scores, *arguments, mode=mode)
+            assert merged.shape == (*shape, 9, 8)
+            gradients = torch.autograd.grad(merged.sum(), [*scores, *arguments])
+            assert [g.shape for g in gradients] == [t.shape for t in (*scores, *arguments)]
+            assert not any(g.any() for g in gradients)
+
+
+def test_weights_are_written_only_when_asked(device):
+    scores = [torch.randn(1, 2, 3, 3, device=device)]
+    logits = torch.randn(1, 1, 3, 3, device=device)
+    merged, weights = merge_scores(scores, logits, return_weights=False)
+    assert weights is None
+    assert torch.equal(merged, merge_scores(scores, logits)[0])
+    assert merge_scores(scores, mode="max")[1] is None
 
 
 @pytest.mark.parametrize("mode", ["attention", "average", "max"])
@@ -240,9 +272,62 @@ def maps(*shapes, dtype=torch.float32):
             None,
             r"merge_scores: logits must have shape \(N=1, S=1, H, W\); got shape \[1, 2, 3, 3\]",
         ),
+        (
+            maps((1, 2, 3, 3), (1, 2, 3, 3)),
+            torch.zeros(1, 2, 3, 3, device="meta"),
+            "attention",
+            None,
+            r"merge_scores: all tensors must be on one device; got cpu, meta; move them with \.to\(\)",
+        ),
+        (
+            maps((1, 2, 3, 3)),
+            torch.zeros(1, 1, 3, 3, dtype=torch.float64),
+            "attention",
+            None,
+            r"merge_scores: logits must have the dtype and device of scores\[0\] \(Float, cpu\); got Double, cpu",
+        ),
+        (
+            maps((1, 2, 3)),
+            None,
+            "max",
+            (3, 3),
+            r"merge_scores: scores\[0\] must have 4 dimensions \(N, C, H, W\); got shape \[1, 2, 3\]",
+        ),
+        (
+            maps((1, 2, 3, 3), (1, 2, 0, 3)),
+            None,
+            "max",
+            None,
+            r"merge_scores: scores\[1\] must have at least one row and one column; got shape \[1, 2, 0, 3\]",
+        ),
         (maps((1, 2, 3, 3)), None, "average", (3,), r"merge_scores: size must be \(height, width\)"),
     ],
 )
 def test_messages(scores, logits, mode, size, message):
     with pytest.raises(ValueError, match=message):
         merge_scores(scores, logits, mode, size)
+
+
+@pytest.mark.parametrize(
+    ("dmerged", "dweights", "message"),
+    [
+        (torch.zeros(1, 3, 3, 3), None, r"dmerged must have shape \(N=1, C=2, H, W\); got shape \[1, 3, 3, 3\]"),
+        (torch.zeros(1, 2, 3, 3).double(), None, r"dmerged must have the dtype and device of scores\[0\]"),
+        (
+            torch.zeros(1, 2, 3, 3),
+            torch.zeros(1, 1, 2, 3),
+            r"dweights must have shape \[1, 1, 3, 3\]; got \[1, 1, 2, 3\]",
+        ),
+        (
+            torch.zeros(1, 2, 3, 3),
+            torch.zeros(1, 1, 3, 3).double(),
+            r"dweights must have the dtype and device of dmerged",
+        ),
+        (torch.zeros(1, 2, 3, 3, device="meta"), None, r"all tensors must be on one device; got meta, cpu; move them"),
+    ],
+)
+def test_messages_of_the_gradient(dmerged, dweights, message):
+    with pytest.raises(ValueError, match=f"merge_scores_backward: {message}"):
+        torch.ops.repro.merge_scores_backward(
+            dmerged, dweights, maps((1, 2, 3, 3)), torch.zeros(1, 1, 3, 3), "attention"
+        )

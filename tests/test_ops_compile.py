@@ -1,0 +1,35 @@
+"""The operators under torch.compile with its default backend, as a training step and as a test step use them."""
+
+import pytest
+import torch
+from conftest import assert_close
+
+from repro.ops import confusion_matrix, interp, merge_scores, predict, segmentation_loss
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),  # inductor's own
+]
+
+
+def test_inductor_compiles_every_op_without_a_graph_break(device):
+    scores = [torch.randn(2, 7, *hw, device=device, requires_grad=True) for hw in ((9, 9), (7, 6), (5, 5))]
+    logits = torch.randn(2, 3, 9, 9, device=device, requires_grad=True)
+    labels = torch.randint(0, 7, (2, 65, 65), dtype=torch.uint8, device=device)
+
+    def train(scores, logits):
+        merged, weights = merge_scores([score * 1.5 for score in scores], logits.relu())
+        loss = segmentation_loss(merged, labels, 8) + segmentation_loss(interp(scores[1], (5, 5)), labels, 16)
+        return loss + weights.square().mean()
+
+    def test(scores, logits):
+        predicted, probability = predict([score * 2 for score in scores], logits, size=(65, 65), probability=True)
+        return *confusion_matrix(predicted, labels, 7), probability + 1
+
+    losses = [step(scores, logits) for step in (train, torch.compile(train, fullgraph=True))]
+    assert_close(losses[1], losses[0], 1e-6)
+    expected, compiled = (torch.autograd.grad(loss, [*scores, logits]) for loss in losses)
+    for actual, eager in zip(compiled, expected, strict=True):
+        assert_close(actual, eager, 1e-6)
+    for actual, eager in zip(torch.compile(test, fullgraph=True)(scores, logits), test(scores, logits), strict=True):
+        assert torch.equal(actual, eager)
