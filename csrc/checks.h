@@ -18,6 +18,8 @@ static_assert(sizeof(bfloat16) == sizeof(c10::BFloat16) && sizeof(float16) == si
 
 inline Size size_of(const Tensor& map) { return {map.size(2), map.size(3)}; }
 
+constexpr int64_t kLongestSide = 1 << 24;  // pixels
+
 // What the kernels sum in, and return what is a sum in.
 inline at::ScalarType wide(const Tensor& map) { return map.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
@@ -41,6 +43,8 @@ inline void check_map(const char* op, const std::string& name, const Tensor& map
 inline Size check_size(const char* op, at::IntArrayRef size, const char* name = "size") {
   TORCH_CHECK_VALUE(size.size() == 2 && size[0] > 0 && size[1] > 0, op, ": ", name,
                     " must be (height, width), both at least 1; got ", size, "; give two positive ints");
+  TORCH_CHECK_VALUE(size[0] <= kLongestSide && size[1] <= kLongestSide, op, ": ", name, " must be at most ",
+                    kLongestSide, " a side; got ", size, "; Caffe's float32 positions are not exact beyond");
   return {size[0], size[1]};
 }
 

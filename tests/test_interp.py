@@ -184,9 +184,11 @@ def test_messages(x, size, message):
             torch.ops.repro.interp_backward(x, size)
 
 
-def test_a_size_that_no_memory_holds_is_an_error():
-    with pytest.raises(RuntimeError, match="Storage size calculation overflowed"):
-        interp(torch.zeros(1, 1, 2, 2), (2**40, 2**40))
+def test_a_side_beyond_float32s_integers_is_an_error():
+    for size in ((2**24 + 1, 1), (1, 2**40)):
+        with pytest.raises(ValueError, match=r"interp: size must be at most 16777216 a side; got \["):
+            interp(torch.zeros(1, 1, 2, 2), size)
+    assert interp(torch.ones(0, 1, 2, 2), (2**24, 1)).shape == (0, 1, 2**24, 1)
 
 
 def test_reference_runs_only_when_asked(monkeypatch):

@@ -92,7 +92,7 @@ def predict(
 
 def segmentation_loss(scores: torch.Tensor, labels: torch.Tensor, shrink: int, ignore_label: int = 255) -> torch.Tensor:
     """See repro.ops.segmentation_loss."""
-    if any((side - 1) % shrink for side in labels.shape[1:]):
+    if shrink < 1 or any((side - 1) % shrink for side in labels.shape[1:]):
         raise ValueError(
             f"segmentation_loss: height - 1 and width - 1 of the labels must be multiples of {shrink}; got shape {list(labels.shape)}; "
             f"choose a crop_size of the form {shrink}k+1"
