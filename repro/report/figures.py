@@ -330,10 +330,14 @@ def bench_bars(results: list[dict[str, Any]], key: str) -> str:
             places = [n for n, case in enumerate(cases) if case in of]
             y = [n - 0.39 + thick * (index + 0.5) for n in places]
             values = [of[cases[n]] for n in places]
-            axes.barh(y, values, thick * 0.9, color=ACCENT if contestant == "ours" else BASE, label=_short(contestant))
+            from_ = 0 if scale == 100 else 1  # a ratio's bar begins at 1: slower goes to the left
+            widths = [value - from_ for value in values]
+            colour = ACCENT if contestant == "ours" else BASE
+            axes.barh(y, widths, thick * 0.9, left=from_, color=colour, label=_short(contestant))
             for place, value in zip(y, values, strict=True):
                 written = f"{value:.0f} %" if scale == 100 else f"{value:#.3g}×"
-                axes.text(value + widest / 80, place, written, va="center", fontsize=7)
+                end = value + widest / 80 if scale == 100 else max(value, 1) * 1.06
+                axes.text(end, place, written, va="center", fontsize=7)
         short = {"forward": "fwd", "forward+backward": "fwd+bwd"}
         axes.set_yticks(
             range(len(cases)),
@@ -342,7 +346,13 @@ def bench_bars(results: list[dict[str, Any]], key: str) -> str:
             fontsize=7,
         )
         axes.set_ylim(len(cases) - 0.45, -0.55)
-        axes.set_xlim(0, widest * 1.16)
+        if scale == 100:
+            axes.set_xlim(0, widest * 1.16)
+        else:
+            axes.set_xscale("log")
+            axes.set_xlim(0.8 * min([1, *(r[key] for r in kept if r[key] > 0)]), widest * 2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
         axes.axvline(
             limit, color=SECOND, linewidth=1.2, label="measured copy" if scale == 100 else "best eager PyTorch"
         )
