@@ -69,6 +69,19 @@ def tested_list(settings: dict[str, dict]) -> tuple[str, int, str | None]:
     return data["val_list"], data["num_val"], data["labels"]
 
 
+def draw_data(settings: dict[str, dict[str, Any]]) -> Path:
+    """Draws the synthetic data set that a row's settings describe, unless it is cached already; returns its folder."""
+    drawn = settings["synthetic"]
+    return synthetic.write_dataset(
+        cache_folder() / "person-part-synthetic",
+        drawn["num_train"],
+        drawn["num_val"],
+        tuple(drawn["size"]),
+        drawn["seed"],
+        workers=os.cpu_count() or 1,
+    )
+
+
 def expected_files(row: Row, data_root: Path | None) -> str:
     """Says in one line which files a row needs, where, and how they are obtained."""
     data, weights = row.settings["data"], row.settings["weights"]
@@ -196,15 +209,7 @@ def prepare(
         roots = list(dict.fromkeys([data_root, *roots]))
     weights_path = None if staged else find_weights(row, roots, weights)
     if data_root is None:
-        drawn = row.settings["synthetic"]
-        data_root = synthetic.write_dataset(
-            cache_folder() / "person-part-synthetic",
-            drawn["num_train"],
-            drawn["num_val"],
-            tuple(drawn["size"]),
-            drawn["seed"],
-            workers=os.cpu_count() or 1,
-        )
+        data_root = draw_data(row.settings)
     train, val, deviates = read_lists(row, data_root, subset)
     data_sha256 = hashlib.sha256((fingerprint(train) + fingerprint(val)).encode()).hexdigest()
     check_once(train + val, data_sha256, row, out, workers)

@@ -65,6 +65,18 @@ def test_equals_caffe(op, case, device):
             compare(logits.grad, "dlogits", DLOGITS)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("attention")])
+def test_cpu_kernel_equals_caffe_to_the_last_bit(case):
+    mode, scores, _, dmerged = caffe_case(case, torch.float32, "cpu")
+    merged, _ = merge_scores(scores, None, mode)
+    merged.backward(dmerged)
+    # Caffe's BLAS fuses float32(1/3) * x into its sum; powers of two need no rounding. test_equals_caffe bounds that case.
+    if case != "average_s3_c21_rect":
+        assert np.array_equal(merged.detach().numpy(), CAFFE[f"{case}/merged"])
+    for s, score in enumerate(scores):
+        assert np.array_equal(score.grad.numpy(), CAFFE[f"{case}/dscore{s}"]), s
+
+
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("case", [case for case in CASES if "ties" in case])
 def test_ties_of_max_go_where_caffe_sends_them(op, case, device):

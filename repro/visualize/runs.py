@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data import synthetic
 from ..data.lists import Item, fingerprint, read_items
-from ..inputs import cache_folder
+from ..inputs import draw_data
 from ..records import SUBMISSION, read_record
 
 DATASET_FOLDERS = ("person_part", "voc2012", "coco")  # of a data root that holds several sets
@@ -113,15 +111,7 @@ def validation_items(recorded: Recorded, data_root: Path | None) -> list[Item]:
     """
     settings, expected = recorded.record["settings"], recorded.record["provenance"]["data_sha256"]
     if recorded.record["synthetic"] and data_root is None:
-        drawn = settings["synthetic"]
-        data_root = synthetic.write_dataset(
-            cache_folder() / "person-part-synthetic",
-            drawn["num_train"],
-            drawn["num_val"],
-            tuple(drawn["size"]),
-            drawn["seed"],
-            workers=os.cpu_count() or 1,
-        )
+        data_root = draw_data(settings)
     if data_root is None:
         raise FileNotFoundError(
             f"{recorded.path}: its validation images must be at hand; got no --data-root; give the folder that the run was given"
