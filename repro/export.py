@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 
 import caffe_weights
-
-from .data.lists import read_items
-from .protocol import Row, load_protocol
+from repro.data.lists import read_items
+from repro.protocol import Row, load_protocol
 
 
 def export_settings(row: Row, data_root: Path, mode: str) -> caffe_weights.ExportSettings:

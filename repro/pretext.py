@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from caffe_weights import write_caffemodel
-
-from .data.synthetic import draw_scenes
-from .data.synthetic_canvas import DISTRACTOR
-from .data.synthetic_people import CLASS_NAMES
-from .models.largefov import OUTPUT_STRIDE, LargeFOV
-from .models.layers import fill
+from repro.data.synthetic.canvas import DISTRACTOR
+from repro.data.synthetic.dataset import draw_scenes
+from repro.data.synthetic.people import CLASS_NAMES
+from repro.models.largefov import OUTPUT_STRIDE, LargeFOV
+from repro.models.layers import fill
+from repro.shell import exit_code
 
 CROP_CLASSES = (*CLASS_NAMES, "distractor")
 # Blue, green, red: the mean that DeepLab's ImageSegData layer subtracts.
@@ -217,11 +217,18 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fc7-rms", type=float, default=1.0, help="rms of fc7 in the written network")
     parser.add_argument("--seed", type=int, default=1511, help="of pictures, weights and batches; the demo has another")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Runs the program; returns its exit code."""
     args = arguments(argv)
+    return exit_code(lambda: pretrain(args), args.traceback, "nothing was written")
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Draws the pictures, trains on them, and writes the weights and what they recognise."""
     if args.size % OUTPUT_STRIDE != 1:
         raise ValueError(f"--size: must be 8k+1; got {args.size}; choose {args.size // 8 * 8 + 1}")
     if not args.out.parent.is_dir():
@@ -254,8 +261,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        print(f"repro.pretext: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main())

@@ -6,9 +6,10 @@ from pathlib import Path
 from PIL import Image
 from tiny import PROTOCOL
 
-from repro import protocol
+from repro.files import write_json
 from repro.protocol import load_protocol, settings_sha256
-from repro.records import FORMAT, record_path, write_json, write_record
+from repro.protocol import reading as protocol
+from repro.records.store import FORMAT, record_path, write_record
 from repro.report import collect
 
 ROW = """

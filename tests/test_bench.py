@@ -14,16 +14,7 @@ import torch
 from repro import ops
 from repro.bench import __main__ as program
 from repro.bench import cases, eager, memory, results, timing
-from repro.bench.agreement import (
-    TOLERANCE,
-    Disagreement,
-    call,
-    check,
-    error,
-    make_inputs,
-    prepare,
-    truth,
-)
+from repro.bench.agreement import TOLERANCE, Disagreement, call, check, error, make_inputs, prepare, truth
 from repro.bench.cases import BACKWARD, BOTH, FORWARD, Case, ideal_bytes
 from repro.protocol import PROTOCOLS, load_protocol
 

@@ -21,7 +21,7 @@ from caffe_weights.__main__ import main
 from repro.models.attention import Attention
 from repro.models.largefov import LargeFOV
 from repro.models.multiscale import MultiScale
-from repro.weights import load_caffemodel
+from repro.models.weights import load_caffemodel
 
 HERE = Path(__file__).parent / "golden/weights"
 THIN = HERE / "thin_iter_4.caffemodel"

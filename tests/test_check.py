@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repro.data.check import NUM_TILES, TILE, check_dataset, draw_tile, histogram_lines
 from repro.data.lists import Item
-from repro.data.synthetic import voc_palette
+from repro.data.palette import voc_palette
+from repro.data.prepare.check import NUM_TILES, TILE, check_dataset, draw_tile, histogram_lines
 
 NAMES = ("background", "cat", "dog")
 

@@ -5,8 +5,18 @@ import math
 import pytest
 from tiny import write_protocol
 
-from repro.claims import CONTRADICTED, MIXED, NOT_MEASURED, SUPPORTED, WITHIN_SPREAD, Pair, claims, orderings, verdict
 from repro.protocol import load_protocol
+from repro.records.claims import (
+    CONTRADICTED,
+    MIXED,
+    NOT_MEASURED,
+    SUPPORTED,
+    WITHIN_SPREAD,
+    Pair,
+    claims,
+    orderings,
+    verdict,
+)
 
 ORDERINGS = (
     "several scales are better than one",

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repro.data.coco import CATEGORIES, CLASS_NAMES, CLASS_OF, draw_subset, make_label, prepare_coco, read_instances
+from repro.data.prepare.coco import (
+    CATEGORIES,
+    CLASS_NAMES,
+    CLASS_OF,
+    draw_subset,
+    make_label,
+    prepare_coco,
+    read_instances,
+)
 
 # Of pycocotools itself under NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tiny import main
 
-from repro.compare import Comparison, compare, default_folders
-from repro.plan import tables_of
 from repro.protocol import PROTOCOLS, load_protocol, settings_sha256
-from repro.records import KEYS, record_path, write_record
+from repro.records.check import Comparison, compare, default_folders
+from repro.records.store import KEYS, record_path, write_record
+from repro.run.plan import tables_of
 
 
 def record(table, row_id, value, seed=1, **changes):

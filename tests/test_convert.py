@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repro.data.convert import Job, claim, convert, count_line, find_folder, read_ids, require_files, write_label
-from repro.data.synthetic import voc_palette
+from repro.data.palette import voc_palette, write_label
+from repro.data.prepare.convert import Job, claim, convert, count_line, find_folder, read_ids, require_files
 
 
 def fails(error, message):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny import main, run_command, write_protocol
 
-from repro import cost
-from repro.cost import duration, estimate, flops, forward_flops, nearest, recorded_speeds, row_flops
 from repro.device import processor_name
 from repro.models import build
 from repro.protocol import load_protocol
+from repro.run import cost
+from repro.run.cost import duration, estimate, flops, forward_flops, nearest, recorded_speeds, row_flops
 
 
 @pytest.fixture

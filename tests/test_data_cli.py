@@ -48,9 +48,9 @@ def contents(folder):
 
 
 def one_line(capsys):
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("repro.data: ")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
-    return lines[0].removeprefix("repro.data: ")
+    return lines[0].removeprefix("error: ")
 
 
 def test_prepare_and_check(labels, capsys, monkeypatch):

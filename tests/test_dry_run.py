@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny import main, run_command
 
-from repro import dry_run
-from repro.dry_run import idle_lines, plan_lines
-from repro.plan import Plan
-from repro.row import Options
+from repro.run import dry_run
+from repro.run.dry_run import idle_lines, plan_lines
+from repro.run.plan import Plan
+from repro.run.row import Options
 
 
 @pytest.fixture

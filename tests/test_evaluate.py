@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from repro.data.lists import Item
-from repro.evaluate import evaluate, predict
+from repro.evaluate.labels import evaluate, predict
 from repro.models import Output
 
 MEAN = (10.0, 20.0, 30.0)

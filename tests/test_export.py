@@ -8,9 +8,9 @@ import torch
 import caffe_weights
 from repro.export import main
 from repro.models import build
+from repro.models.weights import load_caffemodel, load_solverstate
 from repro.protocol import load_protocol
-from repro.train import make_solver, save_snapshot
-from repro.weights import load_caffemodel, load_solverstate
+from repro.solver.train import make_solver, save_snapshot
 
 OVERRIDES = ["model.width=0.0625", "data.num_train=2", "data.num_val=1", "solver.stepsize=3"]
 ROW = "attention3-extra"

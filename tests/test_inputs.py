@@ -12,13 +12,16 @@ import torch
 from PIL import Image
 from tiny import SUBMISSION, items_of, write_data, write_protocol
 
-from repro import inputs
-from repro.data import synthetic
 from repro.data.lists import Item
-from repro.inputs import (
+from repro.data.synthetic import dataset as synthetic
+from repro.data.synthetic.cache import cache_folder
+from repro.models import build
+from repro.models.weights import save_caffemodel
+from repro.protocol import load_protocol
+from repro.run import inputs
+from repro.run.inputs import (
     Inputs,
     after_stage,
-    cache_folder,
     check_once,
     dataset_root,
     expected_files,
@@ -28,9 +31,6 @@ from repro.inputs import (
     read_lists,
     source_key,
 )
-from repro.models import build
-from repro.protocol import load_protocol
-from repro.weights import save_caffemodel
 
 SYNTHETIC = (
     "[common.test]",

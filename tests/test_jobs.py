@@ -9,13 +9,13 @@ import pytest
 from tiny import main, write_data, write_protocol
 
 import caffe_weights
-from repro import plan as plan_module
-from repro import protocol as protocol_module
-from repro import row as row_module
-from repro.inputs import load_weights
 from repro.models import build
-from repro.records import read_record
-from repro.trained import trained_network
+from repro.protocol import reading as protocol_module
+from repro.records.store import read_record
+from repro.run import plan as plan_module
+from repro.run import row as row_module
+from repro.run.inputs import load_weights
+from repro.solver.snapshot import trained_network
 
 STAGED = ("[common.test]", '[common.stage]\nprotocol = "pre"\nrow = "baseline"\n\n[common.test]')
 VIEW = 'title = "View"\nmetric = "mean_iou"\nsource = "nowhere"\ndataset = "small"\n'

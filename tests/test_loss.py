@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from repro.loss import losses
 from repro.models import Output
 from repro.ops import interp, reference
+from repro.solver.loss import losses
 
 
 def test_each_scale_has_caffes_labels():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.metrics import confusion_matrix, iou
+from repro.evaluate.metrics import confusion_matrix, iou
 
 
 def test_by_hand():

@@ -6,11 +6,11 @@ import torch
 from conftest import assert_close, golden, relative_error
 
 from repro.data.caffe_rng import CaffeRNG, dropout_mask
-from repro.loss import losses
 from repro.models import build
 from repro.models.multiscale import scaled_size
 from repro.ops import interp
-from repro.solver import Solver
+from repro.solver.loss import losses
+from repro.solver.sgd import Solver
 
 MODEL = {
     "width": 1 / 16,

@@ -7,11 +7,11 @@ import tomllib
 import pytest
 import torch
 
-from repro.claims import orderings
-from repro.data import coco, person_part, voc
-from repro.loss import losses
+from repro.data.prepare import coco, person_part, voc
 from repro.models import build
 from repro.protocol import PAPER, PROTOCOLS, load_protocol
+from repro.records.claims import orderings
+from repro.solver.loss import losses
 
 # Per grid: the baseline; then per scale set {1, .5} and {1, .75, .5} the merges max, average, attention, each without and with extra supervision.
 GRIDS = {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from repro.data.person_part import (
+from repro.data.prepare.person_part import (
     CLASS_NAMES,
     CLASS_OF,
     EXPECTED,

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from repro.plan import STAGE_SEED, Plan, list_lines, parse_shard, share, tables_of
 from repro.protocol import PAPER, load_protocol
-from repro.records import KEYS, record_path, write_record
+from repro.records.store import KEYS, record_path, write_record
+from repro.run.plan import STAGE_SEED, Plan, list_lines, parse_shard, share, tables_of
 
 
 @pytest.fixture(scope="module")

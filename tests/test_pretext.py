@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import caffe_weights
 from caffe_weights import read_caffemodel
 from repro import pretext
-from repro.data.synthetic import draw_scenes
+from repro.data.synthetic.dataset import draw_scenes
 from repro.models.largefov import LargeFOV
 from repro.models.layers import fill
 from repro.pretext import CONVOLUTIONS, IGNORE, MEAN_BGR, CropStream, crop_targets
@@ -166,7 +166,7 @@ def test_an_error_of_the_command_is_one_line():
     command = [sys.executable, "-m", "repro.pretext", "--out", "a.caffemodel", "--size", "160"]
     done = subprocess.run(command, cwd=Path(pretext.__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "repro.pretext: --size: must be 8k+1; got 160; choose 161\n"
+    assert done.stderr == "error: --size: must be 8k+1; got 160; choose 161\n"
 
 
 def test_shipped_file_is_the_one_its_readme_describes():

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from tiny import PROTOCOL, write_protocol
 
-from repro import protocol as protocol_module
-from repro.protocol import PROTOCOLS, load_protocol, parse_override
+from repro.protocol import PROTOCOLS, load_protocol
+from repro.protocol import reading as protocol_module
+from repro.protocol.reading import parse_override
 
 
 def fails(message):
@@ -353,4 +354,4 @@ def test_wrong_references(tables, text, message):
 
 
 def test_protocols_lie_beside_the_package():
-    assert Path(protocol_module.__file__).parents[1] / "protocols" == PROTOCOLS
+    assert Path(protocol_module.__file__).parents[2] / "protocols" == PROTOCOLS

@@ -6,7 +6,7 @@ import pytest
 from tiny import write_protocol
 
 from repro.protocol import UNFELT, load_protocol, settings_sha256
-from repro.protocol_schema import SCHEMA
+from repro.protocol.schema import SCHEMA
 
 
 def fails(message):

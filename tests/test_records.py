@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from repro import records
-from repro.records import FORMAT, KEYS, git_state, read_record, record_path, write_json, write_record
+from repro.files import write_json
+from repro.records import store as records
+from repro.records.store import FORMAT, KEYS, git_state, read_record, record_path, write_record
 
 
 def record(**changes):
@@ -110,7 +111,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     def die(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(records.os, "fsync", die)
+    monkeypatch.setattr("os.fsync", die)
     with pytest.raises(KeyboardInterrupt):
         write_json(path, {"a": 3})
     assert path.read_text() == before

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from repro.protocol import PROTOCOLS, load_protocol, settings_sha256
-from repro.records import KEYS, record_path, write_record
+from repro.records.store import KEYS, record_path, write_record
 from repro.report import __main__ as report
 from repro.report.readme import BEGIN, END
 

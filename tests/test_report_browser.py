@@ -6,7 +6,7 @@ import statistics
 import pytest
 import report_cases as cases
 
-from repro.records import read_record
+from repro.records.store import read_record
 from repro.report import __main__ as report
 from repro.report.__main__ import MEASURED
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import report_cases as cases
 
-from repro.records import write_json
+from repro.files import write_json
 from repro.report.collect import collect
 from repro.report.data import build
 

@@ -12,7 +12,7 @@ import pytest
 import report_cases as cases
 from markdown_it import MarkdownIt
 
-from repro.records import write_json
+from repro.files import write_json
 from repro.report import __main__ as report
 from repro.report.page import markdown_code, markdown_text
 

@@ -4,9 +4,9 @@ import shlex
 
 import pytest
 
-from repro import run
 from repro.protocol import PROTOCOLS, load_protocol
 from repro.report.provenance import code_notes, commands, differences_from_caffe, rulings
+from repro.run import __main__ as run
 
 
 @pytest.mark.parametrize(

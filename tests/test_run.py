@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 from tiny import main, run_command, write_data, write_protocol
 
-from repro import protocol as protocol_module
-from repro import row as row_module
-from repro import run as run_module
-from repro.data import synthetic
+from repro.data.synthetic import dataset as synthetic
 from repro.models import build
+from repro.models.weights import save_caffemodel
 from repro.ops import backend
 from repro.protocol import SYNTHETIC_NOTE
-from repro.records import KEYS, read_record
-from repro.weights import save_caffemodel
+from repro.protocol import reading as protocol_module
+from repro.records.store import KEYS, read_record
+from repro.run import __main__ as run_module
+from repro.run import row as row_module
 
 ROWS = ("baseline", "max2", "attention3-extra")
 SYNTHETIC = (

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tiny import main, run_command
 
-from repro import run as run_module
+from repro.run import __main__ as run_module
 
 KILLS = 20
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from repro.models.layers import convolution
 from repro.ops import segmentation_loss
-from repro.solver import Solver, learning_rate
+from repro.solver.sgd import Solver, learning_rate
 
 CAFFE = golden("solver.npz")
 TABLE = {

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from tiny import SUBMISSION, main, run_command, write_protocol
 
-from repro import row as row_module
-from repro import run as run_module
-from repro import submission
 from repro.data.lists import Item
-from repro.data.synthetic import voc_palette
-from repro.records import read_record
+from repro.data.palette import voc_palette
+from repro.evaluate import archive as submission
+from repro.records.store import read_record
+from repro.run import __main__ as run_module
+from repro.run import row as row_module
 
 NAMES = ["val0", "val2"]
 INSIDE = "results/VOC2012/Segmentation/comp6_test_cls"

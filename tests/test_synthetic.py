@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repro.data import synthetic, synthetic_people
 from repro.data.lists import check_items, read_items
-from repro.data.synthetic import class_names, draw_scenes, voc_palette, write_dataset
-from repro.data.synthetic_canvas import DISTRACTOR, PATTERNS, Canvas, Paint, polar
-from repro.data.synthetic_people import draw_person
-from repro.data.synthetic_scene import draw_scene
+from repro.data.palette import voc_palette
+from repro.data.synthetic import dataset as synthetic
+from repro.data.synthetic import people as synthetic_people
+from repro.data.synthetic.canvas import DISTRACTOR, PATTERNS, Canvas, Paint, polar
+from repro.data.synthetic.dataset import class_names, draw_scenes, write_dataset
+from repro.data.synthetic.people import draw_person
+from repro.data.synthetic.scene import draw_scene
 
 WHITE = np.full(3, 255, np.float32)
 BLACK = np.zeros(3, np.float32)

@@ -3,9 +3,9 @@
 import pytest
 from tiny import write_protocol
 
-from repro import protocol as protocol_module
 from repro.protocol import SYNTHETIC_NOTE, load_protocol
-from repro.tables import (
+from repro.protocol import reading as protocol_module
+from repro.records.tables import (
     as_markdown,
     as_text,
     metric_name,

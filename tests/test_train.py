@@ -7,10 +7,10 @@ import torch
 from tiny import items_of, write_data, write_protocol
 
 from repro.data.stream import ImageSegData
-from repro.loss import losses
 from repro.models import build
 from repro.protocol import load_protocol
-from repro.train import iteration_seed, load_snapshot, make_solver, save_snapshot, train
+from repro.solver.loss import losses
+from repro.solver.train import iteration_seed, load_snapshot, make_solver, save_snapshot, train
 
 CPU = torch.device("cpu")
 

@@ -12,11 +12,11 @@ from tiny import main as run_main
 
 from repro.data.lists import Item
 from repro.data.stream import read_test_item
-from repro.evaluate import label_maps
+from repro.evaluate.labels import label_maps
 from repro.ops import interp
 from repro.protocol import SYNTHETIC_NOTE
-from repro.records import read_record
-from repro.trained import trained_network
+from repro.records.store import read_record
+from repro.solver.snapshot import trained_network
 from repro.visualize import figures, figures_of_run, paint
 from repro.visualize.__main__ import main
 from repro.visualize.choose import choose, count, image_iou, reference_run

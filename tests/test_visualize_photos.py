@@ -13,15 +13,15 @@ from tiny import run_command
 
 from repro.data.lists import Item
 from repro.data.stream import read_test_item
+from repro.models.weights import save_caffemodel
 from repro.protocol import load_protocol
-from repro.records import read_record
-from repro.trained import trained_network
+from repro.records.store import read_record
+from repro.solver.snapshot import trained_network
 from repro.visualize import photos as photos_module
 from repro.visualize.__main__ import UNSEEN, main
 from repro.visualize.draw import class_colours, draw_strips, overlay
 from repro.visualize.network import caffe_network, look
 from repro.visualize.photos import Drawer, draw_photo, find_photos, padded, read_photo, shrunk
-from repro.weights import save_caffemodel
 
 ROW = "attention3-extra"
 

@@ -12,7 +12,7 @@ from scipy.io import savemat
 from scipy.sparse import csc_array
 
 from repro.data.lists import read_items
-from repro.data.voc import CLASS_NAMES, EXPECTED, derive_lists, make_label, prepare_voc, read_sbd_label
+from repro.data.prepare.voc import CLASS_NAMES, EXPECTED, derive_lists, make_label, prepare_voc, read_sbd_label
 
 PROTOCOLS = Path(__file__).parents[1] / "protocols"
 SIZE = (6, 7)

@@ -9,12 +9,12 @@ import torch
 from conftest import GOLDEN, assert_close
 
 import caffe_weights
-from repro.loss import losses
 from repro.models.attention import Attention
 from repro.models.largefov import LargeFOV
 from repro.models.multiscale import MultiScale
-from repro.solver import Solver
-from repro.weights import convolutions, load_caffemodel, load_solverstate, parameters, save_caffemodel
+from repro.models.weights import convolutions, load_caffemodel, load_solverstate, parameters, save_caffemodel
+from repro.solver.loss import losses
+from repro.solver.sgd import Solver
 
 HERE = Path(__file__).parent / "golden/weights"
 THIN = HERE / "thin_iter_4.caffemodel"

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from repro import run
 from repro.data.lists import Item
+from repro.run import __main__ as run
 
 PROTOCOL = """
 title = "Tiny"

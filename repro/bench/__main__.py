@@ -13,17 +13,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .. import ops
-from ..device import choose_device
-from ..program import exit_code, one_line
-from ..records import git_state
-from ..row import log
-from ..run import check_writable
-from . import results, targets
-from .agreement import TOLERANCE, Disagreement
-from .cases import OPS, select
-from .measure import Session, measure
-from .timing import Clock, copy_bandwidth, settle_malloc
+from repro import ops
+from repro.bench import results, targets
+from repro.bench.agreement import TOLERANCE, Disagreement
+from repro.bench.cases import OPS, select
+from repro.bench.measure import Session, measure
+from repro.bench.timing import Clock, copy_bandwidth, settle_malloc
+from repro.device import choose_device
+from repro.records.store import git_state
+from repro.shell import check_writable, exit_code, log, one_line
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCE}
 THREADS = 2  # the targets' number

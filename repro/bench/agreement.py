@@ -9,8 +9,8 @@ from types import ModuleType
 
 import torch
 
-from ..ops import reference
-from .cases import BACKWARD, FORWARD, Case
+from repro.bench.cases import BACKWARD, FORWARD, Case
+from repro.ops import reference
 
 IGNORE = 255
 # Of max|a - b| / max|b|: about ten times what float32 shows at the largest sizes. float64: F.interpolate takes its source positions in float64, Caffe's Interp

@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..models import OUTPUT_STRIDE
-from ..models.multiscale import scaled_size
+from repro.models import OUTPUT_STRIDE
+from repro.models.multiscale import scaled_size
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
 

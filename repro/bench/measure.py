@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from .. import ops
-from . import eager, memory
-from .agreement import TOLERANCE, Inputs, call, check, make_inputs, prepare, truth
-from .cases import Case, ideal_bytes
-from .results import with_ratios
-from .timing import WARM_UP, Clock, take_turns
+from repro import ops
+from repro.bench import eager, memory
+from repro.bench.agreement import TOLERANCE, Inputs, call, check, make_inputs, prepare, truth
+from repro.bench.cases import Case, ideal_bytes
+from repro.bench.results import with_ratios
+from repro.bench.timing import WARM_UP, Clock, take_turns
 
 Function = Callable[..., torch.Tensor]
 CUDA_INPUT_SETS = (

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..records import write_json
+from repro.files import write_json
 
 FORMAT = 1
 # Of one contestant in one direction of one case.

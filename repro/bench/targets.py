@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cases import BACKWARD, BOTH, FORWARD, LARGE, TEST_CROP
+from repro.bench.cases import BACKWARD, BOTH, FORWARD, LARGE, TEST_CROP
 
 Result = dict[str, Any]
 

@@ -5,11 +5,12 @@ import os
 import sys
 from pathlib import Path
 
-from repro.data import coco, person_part, voc
-from repro.data.check import check_dataset
-from repro.data.coco import prepare_coco
-from repro.data.person_part import parse_class_order, prepare_person_part
-from repro.data.voc import prepare_voc
+from repro.data.prepare import coco, person_part, voc
+from repro.data.prepare.check import check_dataset
+from repro.data.prepare.coco import prepare_coco
+from repro.data.prepare.person_part import parse_class_order, prepare_person_part
+from repro.data.prepare.voc import prepare_voc
+from repro.shell import exit_code
 
 DATASETS = {"voc": voc, "person-part": person_part, "coco": coco}
 
@@ -17,18 +18,13 @@ DATASETS = {"voc": voc, "person-part": person_part, "coco": coco}
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, 1 where `check` finds something wrong, 2 on wrong input, 130 on Ctrl-C."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def run() -> int:
         if options.workers < 1:
             raise ValueError(f"--workers: must be at least 1; got {options.workers}; give a number of processes")
         return options.run(options)
-    except (ValueError, OSError, RuntimeError) as error:
-        if options.traceback:
-            raise
-        print(f"repro.data: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("repro.data: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+
+    return exit_code(run, options.traceback, "the same command goes on where it stopped")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..ops import interp
-from .layers import Dropout, convolution
+from repro.models.layers import Dropout, convolution
+from repro.ops import interp
 
 
 class Attention(nn.Module):

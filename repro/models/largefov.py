@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import Dropout, ave_pool, convolution, max_pool
+from repro.models.layers import Dropout, ave_pool, convolution, max_pool
 
 OUTPUT_STRIDE = 8
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from . import reference
-from .library import COMPILED, backend, check_one_device
+from repro.ops import reference
+from repro.ops.library import COMPILED, backend, check_one_device
 
 
 def confusion_matrix(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from . import reference
-from .library import COMPILED, backend
+from repro.ops import reference
+from repro.ops.library import COMPILED, backend
 
 
 def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

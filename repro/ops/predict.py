@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from . import reference
-from .library import COMPILED, backend, check_one_device
+from repro.ops import reference
+from repro.ops.library import COMPILED, backend, check_one_device
 
 
 def predict(

@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..program import exit_code
-from .collect import collect
-from .data import build
-from .page import write
-from .readme import MEASURED, replace_block, tables_block
+from repro.report.collect import collect
+from repro.report.data import build
+from repro.report.page import write
+from repro.report.readme import MEASURED, replace_block, tables_block
+from repro.shell import exit_code
 
 RUNS = Path("runs")
 

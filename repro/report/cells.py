@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from ..compare import SPREADS, way_of
-from ..protocol import Protocol, Row
-from ..tables import row_value
-from .collect import Collection, Found, row_of
-from .provenance import commands
+from repro.protocol import Protocol, Row
+from repro.records.check import SPREADS, way_of
+from repro.records.tables import row_value
+from repro.report.collect import Collection, Found, row_of
+from repro.report.provenance import commands
 
 MERGES = {"none": "Single scale", "max": "Max-pooling", "average": "Average-pooling", "attention": "Attention"}
 # A cell's mark: how its difference stands to the protocol's tolerance.

@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from ..compare import unfit
-from ..protocol import PAPER, PROTOCOLS, Protocol, Row, load_protocol, settings_sha256
-from ..records import FORMAT, SUBMISSION, read_record
+from repro.protocol import PAPER, PROTOCOLS, Protocol, Row, load_protocol, settings_sha256
+from repro.records.check import unfit
+from repro.records.store import FORMAT, SUBMISSION, read_record
 
 BENCH_FORMAT = FIGURES_FORMAT = 1
 

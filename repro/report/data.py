@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .. import __version__
-from ..claims import NOT_MEASURED, claims, verdict
-from ..protocol import Protocol
-from ..tables import metric_name
-from .cells import IN_SPREAD, WITHIN, cell, layout
-from .collect import Collection, Found
-from .measurements import (
+from repro import __version__
+from repro.protocol import Protocol
+from repro.records.claims import NOT_MEASURED, claims, verdict
+from repro.records.tables import metric_name
+from repro.report.cells import IN_SPREAD, WITHIN, cell, layout
+from repro.report.collect import Collection, Found
+from repro.report.measurements import (
     PAPER_DEVICE,
     PAPER_TEST_MS,
     PAPER_TRAINING_HOURS,
@@ -25,7 +25,7 @@ from .measurements import (
     headline,
     speed,
 )
-from .provenance import code_notes, differences_from_caffe, rulings
+from repro.report.provenance import code_notes, differences_from_caffe, rulings
 
 FORMAT = 1
 PACKAGE = Path(__file__).parents[1]

@@ -7,9 +7,9 @@ import math
 import statistics
 from typing import Any
 
-from ..lr_policy import learning_rate
-from ..protocol import Protocol, Row
-from .collect import Collection, Found
+from repro.protocol import Protocol, Row
+from repro.report.collect import Collection, Found
+from repro.solver.lr_policy import learning_rate
 
 POINTS = 150  # of a drawn loss curve
 # Paper: section 4.2: "about 21 hours" of fine-tuning on a Tesla K40, 350 ms per PASCAL image at test.

@@ -13,9 +13,9 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from ..records import write_json
-from . import figures
-from .words import FILTERS, GLYPHS, MARKS, by_row_lists, shown
+from repro.files import write_json
+from repro.report import figures
+from repro.report.words import FILTERS, GLYPHS, MARKS, by_row_lists, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
 # What means something anywhere in a line of Markdown, before //, and at the beginning of a line.

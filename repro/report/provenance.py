@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..protocol import PROTOCOLS, Protocol
+from repro.protocol import PROTOCOLS, Protocol
 
 _SECTION = re.compile(r"^\[+(?:common\.)?([\w.]+)\]+\s*(?:#.*)?$")
 _INFERRED = re.compile(r"^\s*(?:([\w.]+)\s*=\s*(.*?)\s*)?#\s*inferred\b:?\s*(.*)$")

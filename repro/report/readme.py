@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..protocol import PAPER, PROTOCOLS, Protocol, load_protocol, settings_sha256
-from ..records import read_record
-from ..tables import Records, as_markdown, records_of
-from .collect import read_benchmark
+from repro.protocol import PAPER, PROTOCOLS, Protocol, load_protocol, settings_sha256
+from repro.records.store import read_record
+from repro.records.tables import Records, as_markdown, records_of
+from repro.report.collect import read_benchmark
 
 MEASURED = PROTOCOLS / "measured"
 BEGIN, END = "<!-- tables: written by repro.report, do not edit -->", "<!-- end of tables -->"

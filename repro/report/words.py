@@ -6,8 +6,8 @@ import json
 import statistics
 from typing import Any
 
-from ..claims import CONTRADICTED, NOT_MEASURED, SUPPORTED, WITHIN_SPREAD
-from .cells import ABOVE, BELOW, IN_SPREAD, NOT_COMPARABLE, WITHIN
+from repro.records.claims import CONTRADICTED, NOT_MEASURED, SUPPORTED, WITHIN_SPREAD
+from repro.report.cells import ABOVE, BELOW, IN_SPREAD, NOT_COMPARABLE, WITHIN
 
 GLYPHS = {"": "", WITHIN: "●", IN_SPREAD: "◐", ABOVE: "▲", BELOW: "▼", NOT_COMPARABLE: "○"}
 MARKS = {

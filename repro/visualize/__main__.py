@@ -12,16 +12,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 import caffe_weights
-
-from ..device import choose_device
-from ..program import exit_code
-from ..protocol import load_protocol
-from ..trained import trained_network
-from .figures import figures_of_run
-from .gallery import write_gallery
-from .network import caffe_network
-from .photos import Drawer, Drawn, draw_photo, find_photos
-from .runs import read_records, tables_of
+from repro.device import choose_device
+from repro.protocol import load_protocol
+from repro.shell import exit_code
+from repro.solver.snapshot import trained_network
+from repro.visualize.figures import figures_of_run
+from repro.visualize.gallery import write_gallery
+from repro.visualize.network import caffe_network
+from repro.visualize.photos import Drawer, Drawn, draw_photo, find_photos
+from repro.visualize.runs import read_records, tables_of
 
 UNSEEN = "This network was trained on synthetic pictures, not on photographs."
 

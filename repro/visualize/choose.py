@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..data.lists import Item
-from ..metrics import confusion_matrix, iou
-from .network import Seen
-from .runs import Recorded
+from repro.data.lists import Item
+from repro.evaluate.metrics import confusion_matrix, iou
+from repro.visualize.network import Seen
+from repro.visualize.runs import Recorded
 
 NUM_FIXED = 3
 

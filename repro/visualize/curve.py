@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from caffe_weights.atomic import replacing
-
-from .draw import GREY, INK, head_height, wrapped_head
+from repro.visualize.draw import GREY, INK, head_height, wrapped_head
 
 # One colour and marker per scale, finest first: Okabe and Ito's, dark enough for lines on white.
 _SCALES = (("#0072b2", "o"), ("#009e73", "s"), ("#d55e00", "D"), ("#cc79a7", "^"))

@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from caffe_weights.atomic import replacing
-
-from ..data.synthetic import voc_palette
+from repro.data.palette import voc_palette
 
 COLORMAP = "magma"
 PANEL = 200  # pixels

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..data.lists import Item
-from ..records import write_json
-from ..trained import trained_network
-from .choose import choose, count, image_iou, reference_run, rule
-from .curve import draw_curves, save_curves
-from .network import Seen, see
-from .paint import Painter
-from .runs import Recorded, joint_note, read_records, validation_items
-from .sizes import PARTS_FOLDER, SizedObject, size_bins, sized_objects
+from repro.data.lists import Item
+from repro.files import write_json
+from repro.solver.snapshot import trained_network
+from repro.visualize.choose import choose, count, image_iou, reference_run, rule
+from repro.visualize.curve import draw_curves, save_curves
+from repro.visualize.network import Seen, see
+from repro.visualize.paint import Painter
+from repro.visualize.runs import Recorded, joint_note, read_records, validation_items
+from repro.visualize.sizes import PARTS_FOLDER, SizedObject, size_bins, sized_objects
 
 FORMAT = 1
 DRAWING = 1  # goes up with every change of what is drawn: figures of another version are drawn anew

@@ -9,8 +9,7 @@ from urllib.parse import quote
 import jinja2
 
 from caffe_weights.atomic import replacing
-
-from .photos import Drawn
+from repro.visualize.photos import Drawn
 
 TEMPLATE = "gallery.html.j2"
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..data.lists import Item
-from ..data.stream import read_test_item
-from ..models import OUTPUT_STRIDE, MultiScale, Output, build
-from ..ops import interp
-from ..protocol import Row
-from ..weights import load_caffemodel
+from repro.data.lists import Item
+from repro.data.stream import read_test_item
+from repro.models import OUTPUT_STRIDE, MultiScale, Output, build
+from repro.models.weights import load_caffemodel
+from repro.ops import interp
+from repro.protocol import Row
 
 # What the mean of a scale's map is called.
 SHARE = {"attention": "mean weight", "max": "wins"}

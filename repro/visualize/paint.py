@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..data.transforms import read_image_bgr
-from .choose import Choice, count, image_iou
-from .draw import Panel, Strip, class_colours, draw_strips, save_png
-from .network import SHARE, Seen
-from .runs import Recorded, joint_note
+from repro.data.transforms import read_image_bgr
+from repro.visualize.choose import Choice, count, image_iou
+from repro.visualize.draw import Panel, Strip, class_colours, draw_strips, save_png
+from repro.visualize.network import SHARE, Seen
+from repro.visualize.runs import Recorded, joint_note
 
 
 def scale_panels(seen: Seen, run: Recorded) -> list[Panel]:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..models import OUTPUT_STRIDE, MultiScale
-from .draw import Panel, Strip, class_colours, draw_strips, overlay, save_png
-from .network import SHARE, look
+from repro.models import OUTPUT_STRIDE, MultiScale
+from repro.visualize.draw import Panel, Strip, class_colours, draw_strips, overlay, save_png
+from repro.visualize.network import SHARE, look
 
 DRAWING = 1  # goes up with every change of what is drawn: pictures of another version are drawn anew
 _PANEL = 300  # pixels

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.lists import Item, fingerprint, read_items
-from ..inputs import draw_data
-from ..records import SUBMISSION, read_record
+from repro.data.lists import Item, fingerprint, read_items
+from repro.data.synthetic.cache import draw_data
+from repro.records.store import SUBMISSION, read_record
 
 DATASET_FOLDERS = ("person_part", "voc2012", "coco")  # of a data root that holds several sets
 

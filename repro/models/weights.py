@@ -1,0 +1,255 @@
+"""Caffe's weights into our networks and out of them, with every layer accounted for."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+import caffe_weights
+from caffe_weights.deeplab_spec import SHARED_COPY
+from repro.models.layers import convolutions
+
+if TYPE_CHECKING:
+    from repro.solver.sgd import Solver
+
+# Layers that a protocol initialises by a filler when the file does not have them; every other layer must come from the file.
+KEEPS_FILLER = ("fc8", "att_")
+
+
+@dataclass
+class LoadReport:
+    """What became of every layer of the file and of the network.
+
+    Attributes:
+        path: the file.
+        format: "V0", "V1", "V2", "Caffe HDF5" or "HDF5".
+        used: layers whose blobs went into the network.
+        shared: copies of a used layer for another scale, verified to be bitwise equal to it.
+        without_blobs: layers of the file that hold no parameters.
+        absent_in_model: layers with parameters that the network does not have.
+        absent_in_file: layers of the network that keep their filler.
+        skipped: layers of both that the caller asked to leave alone.
+    """
+
+    path: Path
+    format: str
+    used: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+    without_blobs: list[str] = field(default_factory=list)
+    absent_in_model: list[str] = field(default_factory=list)
+    absent_in_file: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        groups = {
+            "used": self.used,
+            "shared copies, bitwise equal": self.shared,
+            "in the file, not in the model": self.absent_in_model,
+            "in the model, not in the file (filler kept)": self.absent_in_file,
+            "skipped": self.skipped,
+        }
+        lines = [f"  {title}: {len(names)}{': ' + ' '.join(names) if names else ''}" for title, names in groups.items()]
+        return "\n".join([f"{self.path} ({self.format})", *lines, f"  without blobs: {len(self.without_blobs)}"])
+
+
+def load_caffemodel(
+    net: nn.Module,
+    path: str | os.PathLike,
+    skip: Collection[str] = (),
+    prototxt: str | os.PathLike | None = None,
+    defines: dict[str, str] | None = None,
+) -> LoadReport:
+    """Copy a .caffemodel (any generation, or HDF5) into a network; nothing is copied unless everything fits.
+
+    Args:
+        net: its convolutions carry Caffe's layer names.
+        path: the file.
+        skip: layers to leave as they are although the file has them.
+        prototxt: the file's net; if given, num_output, kernel, stride, pad, dilation and group must be the network's.
+        defines: values for the prototxt's ${VARS}.
+
+    Returns:
+        What became of every layer.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged; a layer's shape or geometry differs; a shared copy differs from its owner; the file lacks a layer
+            that has no filler; `skip` names no layer of the network.
+
+    Warns:
+        UserWarning: used blobs hold NaN or infinite values (the count is given).
+
+    Caffe: src/caffe/net.cpp, Net::CopyTrainedLayersFrom (matches layers by name; shapes must be equal).
+    Deviates: Caffe passes over layers that only one side has; here they are reported, and an error where the network needs them.
+    """
+    model = caffe_weights.read_caffemodel(path)
+    layers = convolutions(net)
+    report = LoadReport(Path(path), model.format)
+    if unknown := sorted(set(skip) - set(layers)):
+        raise ValueError(
+            f"{path}: skip must name layers of the network; got {' '.join(unknown)}; choose from {' '.join(layers)}"
+        )
+    if prototxt is not None:
+        _check_geometry(layers, prototxt, defines)
+    in_file = model.with_blobs()
+    values: list[tuple[nn.Parameter, np.ndarray]] = []
+    nonfinite = 0
+    for layer in model.layers:
+        copy = SHARED_COPY.fullmatch(layer.name)
+        if not layer.blobs:
+            report.without_blobs.append(layer.name)
+        elif layer.name in skip:
+            report.skipped.append(layer.name)
+        elif layer.name in layers:
+            values += _matched(layers[layer.name], layer, path)
+            nonfinite += sum(caffe_weights.count_nonfinite(blob) for blob in layer.blobs)
+            report.used.append(layer.name)
+        elif copy and copy["owner"] in layers:
+            _check_copy(layer, in_file.get(copy["owner"]), path)
+            report.shared.append(layer.name)
+        else:
+            report.absent_in_model.append(layer.name)
+    report.absent_in_file = [name for name in layers if name not in in_file]
+    if missing := [name for name in report.absent_in_file if not name.startswith(KEEPS_FILLER)]:
+        raise ValueError(
+            f"{path}: must have every layer but {', '.join(KEEPS_FILLER)}*; got no {' '.join(missing)}; use the net's own weights"
+        )
+    if nonfinite:
+        warnings.warn(f"{path}: {nonfinite} values are NaN or infinite", stacklevel=2)
+    with torch.no_grad():
+        for parameter, array in values:
+            # A copy of our own: the file's view is read-only and may be unaligned.
+            parameter.copy_(torch.from_numpy(np.array(array)))
+    return report
+
+
+def _matched(module: nn.Conv2d, layer: caffe_weights.Layer, path) -> list[tuple[nn.Parameter, np.ndarray]]:
+    """Pair a layer's blobs with the module's parameters.
+
+    Caffe: src/caffe/blob.cpp, Blob::ShapeEquals (a legacy blob has four axes, the missing leading ones are 1).
+    """
+    parameters = [module.weight] if module.bias is None else [module.weight, module.bias]
+    if len(layer.blobs) != len(parameters):
+        raise ValueError(
+            f"{path}: layer {layer.name!r} must have {len(parameters)} blobs; got {len(layer.blobs)}; check bias_term"
+        )
+    for index, (parameter, blob) in enumerate(zip(parameters, layer.blobs, strict=True)):
+        wanted = tuple(parameter.shape)
+        if blob.shape not in (wanted, (1,) * (4 - len(wanted)) + wanted):
+            hint = "check the width"
+            if layer.name in ("fc6", "fc7"):
+                hint = "shrink-vgg makes LargeFOV's"
+            elif layer.name.startswith(KEEPS_FILLER):
+                hint = "check width and classes, or skip another task's head"
+            raise ValueError(
+                f"{path}: layer {layer.name!r}, blob {index} must have the network's shape {list(wanted)}; got {list(blob.shape)}; {hint}"
+            )
+    return [
+        (parameter, blob.reshape(tuple(parameter.shape)))
+        for parameter, blob in zip(parameters, layer.blobs, strict=True)
+    ]
+
+
+def _check_copy(layer: caffe_weights.Layer, owner: caffe_weights.Layer | None, path) -> None:
+    """Raise unless a shared copy equals its owner bit for bit."""
+    if owner is None:
+        raise ValueError(
+            f"{path}: layer {layer.name!r} must have its owner beside it; got a file without; use the whole model"
+        )
+    same = len(layer.blobs) == len(owner.blobs) and all(
+        a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        for a, b in zip(layer.blobs, owner.blobs, strict=True)
+    )
+    if not same:
+        raise ValueError(
+            f"{path}: layer {layer.name!r} must equal {owner.name!r} bit for bit; got other values; the scales of this model are not shared"
+        )
+
+
+def _check_geometry(layers: dict[str, nn.Conv2d], prototxt, defines) -> None:
+    """Raise unless every convolution that net and network share has the same geometry in both."""
+    net = caffe_weights.read_prototxt(prototxt, defines)
+    for layer in caffe_weights.net_layers(net, str(prototxt)):
+        copy = SHARED_COPY.fullmatch(layer.name)
+        module = layers.get(layer.name) or (layers.get(copy["owner"]) if copy else None)
+        geometry = caffe_weights.conv_geometry(layer, str(prototxt))
+        if module is None or geometry is None:
+            continue
+        ours = caffe_weights.ConvGeometry(
+            module.out_channels,
+            module.kernel_size,
+            module.stride,
+            tuple(module.padding),
+            module.dilation,
+            module.groups,
+        )
+        for key in ("num_output", "kernel", "stride", "pad", "dilation", "group"):
+            if getattr(geometry, key) != getattr(ours, key):
+                raise ValueError(
+                    f"{prototxt}: layer {layer.name!r} must have the network's {key} {getattr(ours, key)}; "
+                    f"got {getattr(geometry, key)}; use the prototxt of the same network"
+                )
+
+
+def save_caffemodel(net: nn.Module, path: str | os.PathLike, name: str = "") -> None:
+    """Write a network's convolutions as a V2 .caffemodel, one entry per layer (Caffe shares it with the other scales by param name).
+
+    Args:
+        net: its convolutions carry Caffe's layer names.
+        path: the file to write, whole or not at all.
+        name: the network's name.
+
+    Caffe: src/caffe/net.cpp, Net::ToProto.
+    """
+    caffe_weights.write_caffemodel(
+        path, {key: ("Convolution", parameters(module)) for key, module in convolutions(net).items()}, name
+    )
+
+
+def parameters(module: nn.Conv2d) -> list[np.ndarray]:
+    """Return a convolution's weight and bias as arrays in Caffe's order and layout (out, in, kh, kw)."""
+    tensors = [module.weight] if module.bias is None else [module.weight, module.bias]
+    return [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
+
+
+def load_solverstate(solver: Solver, path: str | os.PathLike) -> caffe_weights.SolverState:
+    """Put a solver state of Caffe into a solver, so that training goes on where Caffe stopped.
+
+    The state holds momentum and iteration only; the weights are in the .caffemodel that its `learned_net` names, for load_caffemodel.
+
+    Args:
+        solver: of the same network; its history and iteration are replaced.
+        path: a .solverstate or .solverstate.h5.
+
+    Returns:
+        What was read.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is damaged, or a buffer's number or shape is not the network's.
+
+    Caffe: src/caffe/solvers/sgd_solver.cpp, RestoreSolverStateFromBinaryProto (the history is in the net's order of learnable parameters).
+    """
+    state = caffe_weights.read_solverstate(path)
+    if len(state.history) != len(solver.history):
+        raise ValueError(
+            f"{path}: must have {len(solver.history)} buffers, one per parameter; got {len(state.history)}; use the same network and SGD"
+        )
+    for (name, buffer), array in zip(solver.history.items(), state.history, strict=True):
+        wanted = tuple(buffer.shape)
+        if array.shape not in (wanted, (1,) * (4 - len(wanted)) + wanted):
+            raise ValueError(
+                f"{path}: the buffer of {name} must have shape {list(wanted)}; got {list(array.shape)}; use the same network"
+            )
+    for buffer, array in zip(solver.history.values(), state.history, strict=True):
+        buffer.copy_(torch.from_numpy(np.array(array).reshape(tuple(buffer.shape))))
+    solver.iteration = state.iter
+    return state

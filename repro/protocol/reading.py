@@ -1,0 +1,235 @@
+"""Protocols: one TOML file per table of the paper, read strictly: every key is known, none is missing, nothing has a default in code."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from repro.protocol.schema import HEADER, NUMBER, ROW_KEYS, apply, check, check_facts, kind_name, matches, suggestion
+from repro.protocol.table import Protocol, Row
+
+PROTOCOLS = Path(__file__).parents[2] / "protocols"
+# The paper's tables and its text, in its order. The other files are a table's stand-in and a stage of training.
+PAPER = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "text")
+SYNTHETIC_NOTE = "synthetic stand-in, not comparable with the paper's data"
+
+
+class _Layer(NamedTuple):
+    """A file: as it reads, its rows with the numbers as they are written, and its bytes."""
+
+    document: dict[str, Any]
+    written: list[dict[str, Any]]
+    content: bytes
+
+
+def parse_override(text: str) -> tuple[str, str, Any]:
+    """Parses one `--set section.key=value`; the value is TOML, or a string where it is no TOML.
+
+    Raises:
+        ValueError: There is no "section.key=".
+    """
+    name, equals, value = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise ValueError(f"--set: must be section.key=value; got {text!r}; for example --set solver.max_iter=200")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return section, key, parsed
+
+
+def _path(table: str) -> Path:
+    return Path(table) if table.endswith(".toml") else PROTOCOLS / f"{table}.toml"
+
+
+def _read(path: Path) -> _Layer:
+    if not path.is_file():
+        names = sorted(p.stem for p in PROTOCOLS.glob("*.toml"))
+        given = path.stem if path.parent == PROTOCOLS else str(path)
+        raise ValueError(
+            f"repro.protocol: a table must be one of {', '.join(names)} or a .toml file; got {given!r}{suggestion(given, names)}"
+        )
+    content = path.read_bytes()
+    try:
+        document = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: must be TOML; got {error}; correct it") from error
+    for key, value in document.items():
+        if key not in (*HEADER, "common", "row"):
+            raise ValueError(
+                f"{path.name}: a top-level key must be known; got {key!r}{suggestion(key, (*HEADER, 'common', 'row'))}"
+            )
+        kind = HEADER.get(key, dict if key == "common" else [dict])
+        if not matches(value, kind):
+            raise ValueError(f"{path.name}: {key} must be {kind_name(kind)}; got {value!r}; correct it")
+    tolerance = document.get("tolerance", {"evaluate": 0, "retrain": 0})
+    if set(tolerance) != {"evaluate", "retrain"} or not all(matches(v, NUMBER) and v >= 0 for v in tolerance.values()):
+        raise ValueError(
+            f"{path.name}: tolerance must be {{ evaluate = POINTS, retrain = POINTS }}; got {tolerance!r}; correct it"
+        )
+    return _Layer(document, tomllib.loads(content.decode(), parse_float=str).get("row", []), content)
+
+
+def _layers(path: Path) -> list[_Layer]:
+    """Reads a file and those that it extends, the base first."""
+    layers, seen = [_read(path)], [path]
+    while "extends" in layers[0].document:
+        base = _path(layers[0].document["extends"])
+        if base in seen:
+            raise ValueError(f"{path.name}: extends must not lead back to a file; got {base.stem!r} again; correct it")
+        seen.append(base)
+        layers.insert(0, _read(base))
+    return layers
+
+
+class _References:
+    """The rows of other protocols that a file names, each protocol read once.
+
+    Args:
+        reading: The files that are being read, which must not be led back to.
+    """
+
+    def __init__(self, reading: tuple[Path, ...]):
+        self.reading = reading
+        self.read: dict[Path, Protocol] = {}
+
+    def find(self, name: str, where: str, key: str) -> Row:
+        """Finds the row that "TABLE/ROW" means, as it stands in its file."""
+        table, slash, row_id = name.partition("/")
+        if not (table and slash and row_id):
+            raise ValueError(f'{where}: {key} must be "TABLE/ROW"; got {name!r}; correct it')
+        path = _path(table)
+        if path in self.reading:
+            raise ValueError(f"{where}: {key} must lead to another file; got {name!r}; correct it")
+        if path not in self.read:
+            self.read[path] = _load(path, {}, self.reading)
+        row = self.read[path].row(row_id)
+        if row.status != "run" or row.of:
+            got = f"shows {row.of}" if row.of else f"is {row.status}"
+            raise ValueError(f"{where}: {key} must be a row that is trained; got {name!r}, which {got}; correct it")
+        return row
+
+
+def _settings(
+    layers: list[_Layer], common: dict[str, dict], entry: dict[str, Any], base: Row | None, where: str
+) -> dict[str, dict]:
+    """Puts a row's own keys over those of the row that it extends, or over [common.*] and the rows of the same id in the extended files."""
+    settings = copy.deepcopy(base.settings if base else common)
+    namesakes = [row for layer in layers for row in layer.document.get("row", []) if row.get("id") == entry["id"]]
+    for row in [entry] if base else namesakes:
+        apply(settings, {key: value for key, value in row.items() if key not in ROW_KEYS}, where, ROW_KEYS)
+    return settings
+
+
+def _row(
+    layers: list[_Layer],
+    common: dict[str, dict],
+    header: dict[str, Any],
+    entry: dict[str, Any],
+    printed: str,
+    changes: dict[str, dict],
+    references: _References,
+    where: str,
+) -> Row:
+    """Resolves one `[[row]]`."""
+    check_facts(entry, where)
+    status, of = entry.get("status", "run"), entry.get("of", "")
+    key = "of" if of else "extends"
+    base = references.find(entry[key], where, key) if key in entry else None
+    if base and common:
+        raise ValueError(
+            f"{where}: {key} must not stand beside [common.*], from which such a row takes nothing; got common.{', common.'.join(common)}; drop one"
+        )
+    settings: dict[str, dict] = {}
+    if status == "run":
+        settings = copy.deepcopy(base.settings) if of else _settings(layers, common, entry, base, where)
+        apply(settings, changes, "--set")
+        check(settings, where)
+        if "stage" in settings:
+            references.find("{protocol}/{row}".format(**settings["stage"]), where, "stage")
+    metric = entry.get("metric", header["metric"])
+    if metric != "mean_iou" and settings and metric not in settings["data"]["class_names"]:
+        raise ValueError(f'{where}: metric must be "mean_iou" or a class name; got {metric!r}; correct it')
+    difference = None
+    if "difference" in entry:
+        references.find(entry["difference"]["row"], where, "difference.row")
+        difference = (entry["difference"]["row"], *entry["difference"]["between"])
+    return Row(
+        entry["id"],
+        entry.get("paper"),
+        settings,
+        status,
+        entry.get("why", ""),
+        metric,
+        of,
+        difference,
+        entry.get("dataset", base.dataset if base else header["dataset"]),
+        printed,
+    )
+
+
+def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Protocol:
+    layers = _layers(path)
+    references = _References((*reading, path))
+    common: dict[str, dict] = {}
+    header: dict[str, Any] = dict.fromkeys(HEADER, "") | {"tolerance": {}}
+    for layer in layers:
+        apply(common, layer.document.get("common", {}), path.name)
+        header |= {key: layer.document[key] for key in HEADER if key in layer.document}
+
+    rows: list[Row] = []
+    own = next((layer for layer in reversed(layers) if layer.document.get("row")), layers[-1])
+    for entry, written in zip(own.document.get("row", []), own.written, strict=True):
+        row_id = entry.get("id")
+        where = f"{path.name}, row {row_id!r}"
+        if (
+            not isinstance(row_id, str)
+            or not row_id.replace("-", "").replace("_", "").isalnum()
+            or row_id in [r.id for r in rows]
+        ):
+            raise ValueError(
+                f"{where}: id must be a unique name of letters, digits, - and _; got {row_id!r}; correct it"
+            )
+        rows.append(_row(layers, common, header, entry, written.get("paper", ""), changes, references, where))
+    if not rows:
+        raise ValueError(f"{path.name}: there must be at least one [[row]]; got none; add one")
+
+    sha256 = hashlib.sha256(b"".join(layer.content for layer in reversed(layers)))
+    for read in sorted(references.read):
+        sha256.update(references.read[read].sha256.encode())
+    notes = (SYNTHETIC_NOTE if "synthetic" in common else "", header["note"])
+    return Protocol(
+        path.stem,
+        header["title"],
+        header["metric"],
+        header["source"],
+        "; ".join(dict.fromkeys(note for note in notes if note)),
+        header["stand_in"],
+        sha256.hexdigest(),
+        rows,
+        {f"{section}.{key}": value for section, table in changes.items() for key, value in table.items()},
+        header["dataset"],
+        header["tolerance"],
+    )
+
+
+def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
+    """Reads a protocol and resolves every row.
+
+    Args:
+        table: A file's stem in protocols/, or a path ending in .toml.
+        overrides: `--set` texts; they apply to every row, after the row's own keys.
+
+    Raises:
+        ValueError: The file, a key, a type or a value is wrong; one line, with a suggestion where there is one.
+    """
+    changes: dict[str, dict] = {}
+    for text in overrides:
+        section, key, value = parse_override(text)
+        changes.setdefault(section, {})[key] = value
+    return _load(_path(table), changes, ())

@@ -1,0 +1,1 @@
+"""Results: one JSON file per measured row, its one reader and its one judge. Needs no torch."""

@@ -1,0 +1,184 @@
+"""From records to the table beside the paper's, and to which of the paper's orderings the measured values show."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from repro.protocol import Protocol, Row
+from repro.records.claims import orderings
+
+Records = dict[str, list[dict[str, Any]]]  # row id -> its records, one per seed
+
+
+def spread(values: list[float]) -> str:
+    """Writes a mean, with the standard deviation over seeds where there are several."""
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def row_value(row: Row, record: dict[str, Any]) -> float | None:
+    """Reads a row's value from a record of its own or of the row that it shows; None where a server has yet to score the predictions."""
+    return record["value"] if row.metric == "mean_iou" else record["per_class"][row.metric]
+
+
+def records_of(protocol: Protocol, every: dict[str, Records]) -> Records:
+    """Picks out what a table shows.
+
+    Args:
+        protocol: The table.
+        every: Table -> row id -> records.
+
+    Returns:
+        The records of each row under its id, also where they are another table's; those from which a printed difference is taken under "TABLE/ROW".
+    """
+    places = {row.id: row.of or f"{protocol.name}/{row.id}" for row in protocol.rows}
+    places |= {row.difference[0]: row.difference[0] for row in protocol.rows if row.difference}
+    found: Records = {}
+    for key, place in places.items():
+        table, _, row_id = place.partition("/")
+        if records := every.get(table, {}).get(row_id):
+            found[key] = records
+    return found
+
+
+def row_values(row: Row, records: Records, key: str = "") -> list[float]:
+    """Lists a row's measured values, one per seed; with `key` the values of another row, by this row's metric."""
+    values = [row_value(row, record) for record in records.get(key or row.id, [])]
+    return [value for value in values if value is not None]
+
+
+def _printed(row: Row) -> str:
+    """Writes what the paper prints: a value, and in brackets a difference from another row."""
+    parts = [row.printed] if row.printed else []
+    if row.difference:
+        low, high = (f"{end:+.1f}" for end in row.difference[1:])
+        parts.append(f"({low})" if low == high else f"({low} to {high})")
+    return " ".join(parts) or "-"
+
+
+def _measured(row: Row, records: Records) -> str:
+    """Writes what was measured, or why there is nothing."""
+    if row.status != "run":
+        return row.status
+    values = row_values(row, records)
+    if not values and records.get(row.id):
+        return "no score yet"
+    base = row_values(row, records, row.difference[0]) if row.difference else []
+    bracket = f" ({statistics.fmean(values) - statistics.fmean(base):+.2f})" if values and base else ""
+    return spread(values) + bracket
+
+
+def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
+    """Lays the table out: a header, then one line per row of the protocol, also of those that do not run.
+
+    Args:
+        protocol: The table.
+        records: As of `records_of`.
+    """
+    lines = [["row", "scales", "merge", "extra", "paper", "measured", "difference", "seconds"]]
+    for row in protocol.rows:
+        model = row.settings.get("model")
+        found = records.get(row.id, [])
+        values = row_values(row, records)
+        lines.append(
+            [
+                row.id,
+                "{" + ", ".join(f"{s:g}" for s in model["scales"]) + "}" if model else "-",
+                model["merge"] if model else "-",
+                ("w/" if model["extra_supervision"] else "w/o") if model else "-",
+                _printed(row),
+                _measured(row, records),
+                f"{statistics.fmean(values) - row.paper:+.2f}" if values and row.paper is not None else "-",
+                f"{statistics.fmean(r['run']['seconds'] for r in found):.0f}" if found else "-",
+            ]
+        )
+    return lines
+
+
+def remarks(protocol: Protocol) -> list[str]:
+    """Says of every row that is no plain measurement what it is: planned, quoted, shown from elsewhere, or printed otherwise than as a value."""
+    lines = []
+    for row in protocol.rows:
+        facts = [row.status] if row.status != "run" else []
+        facts += [f"the record of {row.of}"] if row.of and not protocol.view else []
+        facts += [f"in brackets: difference from {row.difference[0]}"] if row.difference else []
+        if facts or row.why:
+            lines.append(row.id + (f" ({'; '.join(facts)})" if facts else "") + (f": {row.why}" if row.why else ""))
+    return lines
+
+
+def notes(protocol: Protocol, records: Records) -> list[str]:
+    """Says what a reader of the table must know: stand-in data, seeds, deviations from the protocol."""
+    every = [record for found in records.values() for record in found]
+    result = [protocol.note] if protocol.note else []
+    if protocol.view:
+        rows = {row.of for row in protocol.rows}
+        shown = rows if len(rows) == 1 else {of.partition("/")[0] for of in rows}
+        result.append(f"shows the records of {', '.join(sorted(shown))}; nothing is trained for it")
+    seeds = sorted({record["seed"] for record in every})
+    if len(seeds) > 1:
+        result.append(f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}")
+    deviations = sorted({f"{key} = {value}" for record in every for key, value in record["deviates"].items()})
+    result += [f"deviates from the protocol: {text}" for text in deviations]
+    scores = [score for record in every if (score := record.get("submission", {}).get("score"))]
+    result += sorted({f"scored by a server, entered by hand from {score['source']}" for score in scores})
+    return result
+
+
+def metric_name(protocol: Protocol) -> str:
+    """Names what the table's values are."""
+    if len({row.metric for row in protocol.rows}) > 1:
+        return "IoU by class and their mean"
+    return "mean IoU" if protocol.metric == "mean_iou" else f"IoU of {protocol.metric}"
+
+
+def per_class_line(record: dict[str, Any]) -> str:
+    """Lists the IoU of every class of one record, percent."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in record["per_class"].items())
+
+
+def _lists(protocol: Protocol, records: Records) -> list[tuple[str, list[str]]]:
+    """Collects the lists that follow the table, with their titles; none is empty."""
+    values = {row.id: row_values(row, records) for row in protocol.rows}
+    lists = [("About the rows:", remarks(protocol)), ("The paper's orderings:", orderings(protocol, values))]
+    return [(title, found) for title, found in lists if found]
+
+
+def as_text(protocol: Protocol, records: Records) -> str:
+    """Renders the table for a terminal."""
+    lines = table_lines(protocol, records)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    body = [
+        "  ".join(
+            cell.ljust(w) if i < 4 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    body.insert(1, "-" * max(len(line) for line in body))
+    head = [
+        f"{protocol.title} ({metric_name(protocol)}, percent; paper: {protocol.source})",
+        *(f"NOTE: {note}" for note in notes(protocol, records)),
+        "",
+    ]
+    for title, found in _lists(protocol, records):
+        body += ["", title, *(f"  {line}" for line in found)]
+    return "\n".join(head + body) + "\n"
+
+
+def as_markdown(protocol: Protocol, records: Records) -> str:
+    """Renders the table for README and other Markdown."""
+    lines = table_lines(protocol, records)
+    align = [":--"] * 4 + ["--:"] * 4
+    body = ["| " + " | ".join(line) + " |" for line in [lines[0], align, *lines[1:]]]
+    head = [
+        f"**{protocol.title}** ({metric_name(protocol)}, percent; paper: {protocol.source})",
+        "",
+        *(f"*{note}*" for note in notes(protocol, records)),
+        "",
+    ]
+    for title, found in _lists(protocol, records):
+        body += ["", title, "", *(f"- {line}" for line in found)]
+    return "\n".join(head + body) + "\n"

@@ -1,0 +1,195 @@
+"""Runs the rows of the paper's tables: `python -m repro.run table1`, or all of them: `python -m repro.run all`. See --help, README and protocols/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+from repro.device import choose_device, planned_device
+from repro.evaluate import archive as submission
+from repro.files import write_text
+from repro.protocol import load_protocol
+from repro.records import check as compare
+from repro.records.store import git_state
+from repro.records.tables import as_markdown, as_text
+from repro.run.cost import row_flops
+from repro.run.dry_run import idle_lines, plan_lines
+from repro.run.jobs import Sources, table_records, train_all
+from repro.run.plan import Plan, list_lines, parse_shard, share, tables_of
+from repro.run.row import Options
+from repro.shell import check_writable, exit_code, log
+from repro.visualize import figures_of_run
+
+_stop_asked = False
+
+COMMANDS = """other commands, each with its own --help:
+  python -m repro.run check   compares records with the paper; exit code 1 where something lies outside its tolerance
+  python -m repro.run score   enters the VOC server's score of a submission
+"""
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m repro.run",
+        description=__doc__,
+        epilog=COMMANDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("table", metavar="TABLE", nargs="?", help="a protocol: table1, ..., text, a .toml file, or all")
+    add("--list", action="store_true", help="list tables, rows and what is recorded under --out, and stop")
+    add("--row", action="append", metavar="ID", help="run this row only (may be repeated)")
+    add(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="the real images, labels and lists: a data set's folder, or one that holds person_part/, voc2012/ and coco/; without it table1 runs its synthetic stand-in",
+    )
+    add(
+        "--weights",
+        metavar="FILE",
+        help="initial .caffemodel, or none; by default the protocol's file under the data root",
+    )
+    add("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
+    add("--precision", default="fp32", choices=("fp32", "tf32", "bf16"), help="fp32 (the default) is the faithful one")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images ahead (default: one per spare core; 0 for synthetic data)",
+    )
+    add("--seed", type=int, default=1, metavar="N", help="Caffe's random_seed (default 1)")
+    add(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="K",
+        help="run every row with K seeds, from --seed on; the table gives mean and spread",
+    )
+    add("--shard", metavar="I/N", help="run share I of N, of equal cost; a stage is the first machine's")
+    add("--out", type=Path, default=Path("runs"), metavar="DIR", help="records, snapshots and tables (default runs/)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the protocol, e.g. solver.max_iter=200; solver.max_iter=0 evaluates --weights as they are",
+    )
+    add("--subset", action="store_true", help="declare that the lists hold a subset of the protocol's images")
+    add("--dry-run", action="store_true", help="print the resolved plan and its cost, and stop")
+    add("--traceback", action="store_true", help="show where an error comes from")
+    options = parser.parse_args(arguments)
+    if options.table is None and not options.list:
+        parser.error("TABLE must be given, or --list")
+    return options
+
+
+def make_options(arguments: argparse.Namespace, device, synthetic: bool) -> Options:
+    """Collects how to run.
+
+    Raises:
+        ValueError: The number of workers is negative.
+    """
+    workers = arguments.workers
+    if workers is None:
+        workers = 0 if synthetic else max(1, (os.cpu_count() or 1) - 1)
+    if workers < 0:
+        raise ValueError(f"--workers: must be at least 0; got {workers}; use 0 to decode in the training process")
+    return Options(arguments.out, device, arguments.precision, workers, lambda: bool(_stop_asked))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command line asks."""
+    git_state()
+    names = tables_of(arguments.table or "all")
+    if arguments.row and len(names) > 1:
+        raise ValueError("--row: must go with one table; got all; name the row's table")
+    if arguments.seeds < 1 or not 0 <= arguments.seed <= 2**32 - arguments.seeds:
+        raise ValueError(
+            f"--seeds, --seed: must be at least 1 and 0..2^32-1; got {arguments.seeds}, {arguments.seed}; correct them"
+        )
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    if arguments.list:
+        print("\n".join(list_lines(names, arguments.out, seeds)))
+        return
+    stand_in = load_protocol(names[0]).stand_in if arguments.data_root is None and len(names) == 1 else ""
+    if stand_in:
+        note = load_protocol(stand_in).note
+        log(f"{names[0]}: no --data-root given, so its stand-in {stand_in} runs: {note}")
+    plan = Plan([stand_in] if stand_in else names, arguments.row or [], seeds, arguments.set)
+    jobs = plan.jobs
+    if arguments.shard:
+        index, count = parse_shard(arguments.shard)
+        jobs = share(jobs, index, count, lambda job: row_flops(job.row.settings))
+        log(f"shard {index} of {count}: {len(jobs)} of {len(plan.jobs)} trainings")
+    synthetic = all("synthetic" in job.row.settings for job in jobs)
+    if arguments.dry_run:
+        device, name = planned_device(arguments.device)
+        print("\n".join(plan_lines(plan, jobs, make_options(arguments, device, synthetic), name)))
+        return
+
+    options = make_options(arguments, choose_device(arguments.device, arguments.precision), synthetic)
+    check_writable(options.out)
+    for line in idle_lines(plan):
+        log(line)
+    sources = Sources(arguments.data_root, arguments.weights, arguments.subset, plan, jobs, options)
+    found, waiting = train_all(plan, jobs, sources, options)
+    draw_figures(plan, arguments, options)
+    for protocol in plan.tables:
+        records = table_records(protocol, plan, found, sources, options)
+        write_text(options.out / protocol.name / "table.md", as_markdown(protocol, records))
+        print(as_text(protocol, records), end="" if protocol is plan.tables[-1] else "\n")
+    if waiting:
+        stages = sorted({str(plan.stage_job(job.row)) for job in waiting})
+        raise RuntimeError(
+            f"--shard: {' and '.join(stages)} must be recorded under {options.out} before the rows that start from it; got {len(waiting)} rows that wait; "
+            "run shard 1 (or copy its record and .caffemodel here), then this command again"
+        )
+
+
+def draw_figures(plan: Plan, arguments: argparse.Namespace, options: Options) -> None:
+    """Draws what the networks see where it takes seconds, which is on synthetic data; says how it is done elsewhere. Never costs a run its table."""
+    for protocol in plan.tables:
+        if protocol.view:
+            continue
+        if not protocol.synthetic:
+            log(
+                f"{protocol.name}: its figures are drawn by python -m repro.visualize --run {options.out} --table {protocol.name} --data-root {arguments.data_root}"
+            )
+            continue
+        try:
+            figures_of_run(options.out, protocol.name, device=options.device, log=log)
+        except (ValueError, OSError) as error:
+            log(f"{protocol.name}: no figures; {error}")
+
+
+def ask_to_stop(signum: int, frame: object) -> None:
+    """On the first Ctrl-C or SIGTERM asks the run to save and stop; a second one stops at once."""
+    global _stop_asked
+    if multiprocessing.parent_process() is not None:
+        return  # A data worker, which inherits this handler and gets a terminal's Ctrl-C too: the main process ends it.
+    if _stop_asked:
+        raise KeyboardInterrupt
+    _stop_asked = True
+    log("stopping after this iteration (once more to stop at once) ...")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program; returns its exit code: 0, 1 where `check` found something outside, 2 for an error, 130 where it was interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands = {"check": compare.main, "score": submission.main}
+    if arguments[:1] and arguments[0] in commands:
+        return commands[arguments[0]](arguments[1:])
+    options = parse_arguments(arguments)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, ask_to_stop)
+    return exit_code(lambda: run(options), options.traceback, "the same command goes on from the last snapshot")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""What a row costs: its floating-point operations, and seconds by the speed of runs that were recorded on the same device."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from repro.models import MultiScale, build
+from repro.records.store import read_record
+
+BACKWARD = 2  # a convolution's backward pass makes the forward's operations twice: for its input and for its weight
+FAR = 4.0  # a record of a network that many times smaller or larger says little
+
+
+@functools.cache
+def _network(model: str, num_classes: int) -> MultiScale:
+    return build(json.loads(model), num_classes, seed=0).to("meta")
+
+
+@functools.cache
+def _forward_flops(model: str, num_classes: int, side: int) -> float:
+    network = _network(model, num_classes)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, 3, side, side, device="meta"))
+    return counter.get_total_flops()
+
+
+def forward_flops(settings: dict[str, dict], phase: str) -> float:
+    """Counts the floating-point operations of the convolutions of one image's forward pass (a multiplication and an addition count 2).
+
+    Args:
+        settings: A row's.
+        phase: "transform" for the training crop, "test" for the test crop.
+    """
+    # What changes no convolution is made equal, so that few networks have to be built.
+    model = settings["model"] | {"extra_supervision": False}
+    model |= {"merge": "average"} if model["merge"] == "max" else {}
+    model = json.dumps(model, sort_keys=True)
+    return _forward_flops(model, len(settings["data"]["class_names"]), settings[phase]["crop_size"])
+
+
+def training_images(settings: dict[str, dict]) -> int:
+    """Counts the images that training passes through the network, repetitions included."""
+    solver = settings["solver"]
+    return solver["max_iter"] * solver["batch_size"] * solver["iter_size"]
+
+
+def test_images(settings: dict[str, dict]) -> int:
+    """Counts the images that the trained network is tried on."""
+    return settings["submission"]["num"] if "submission" in settings else settings["data"]["num_val"]
+
+
+def flops(settings: dict[str, dict], train: int, test: int) -> float:
+    """Counts the operations of a whole row: training (forward and backward) and test.
+
+    Args:
+        settings: The row's.
+        train: Images that pass through in training.
+        test: Images that are tested; each counts as one test crop.
+    """
+    return (1 + BACKWARD) * forward_flops(settings, "transform") * train + forward_flops(settings, "test") * test
+
+
+def row_flops(settings: dict[str, dict]) -> float:
+    """Counts the operations of a row as its protocol states it."""
+    return flops(settings, training_images(settings), test_images(settings))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one recorded run was.
+
+    flops_per_second: Over training and test together.
+    image_flops: Of one training image's forward pass: how large its network is.
+    source: Folder of the record.
+    """
+
+    flops_per_second: float
+    image_flops: float
+    source: Path
+
+
+def recorded_speeds(folders: Iterable[Path], device_name: str, precision: str) -> list[Speed]:
+    """Reads the speed of every run recorded below some folders, of one device and precision; unreadable records are passed over.
+
+    Args:
+        folders: Each laid out as <table>/<row>-seed<seed>/record.json.
+        device_name: As in the records.
+        precision: As in the records.
+    """
+    speeds = []
+    for path in (path for folder in folders for path in sorted(folder.glob("*/*/record.json"))):
+        try:
+            record = read_record(path)
+            if (record["run"]["device_name"], record["provenance"]["precision"]) != (device_name, precision):
+                continue
+            settings: dict[str, Any] = record["settings"]
+            solver = settings["solver"]
+            train = len(record["loss_curve"]) * solver["batch_size"] * solver["iter_size"]
+            done = flops(settings, train, record["n_images"])
+            if record["run"]["seconds"] > 0 and done > 0:
+                speeds.append(Speed(done / record["run"]["seconds"], forward_flops(settings, "transform"), path.parent))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return speeds
+
+
+def nearest(settings: dict[str, dict], speeds: list[Speed]) -> Speed | None:
+    """Chooses the recorded run whose network is nearest in size to a row's; None where there is none."""
+    own = forward_flops(settings, "transform")
+    return min(speeds, key=lambda speed: (abs(math.log(speed.image_flops / own)), str(speed.source)), default=None)
+
+
+def duration(seconds: float) -> str:
+    """Writes seconds as a reader thinks of them: 45 s, 12 min, 21.3 h, 3.1 days."""
+    for unit, size in (("days", 86400 * 2), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            value = seconds / (86400 if unit == "days" else size)
+            return f"{value:.0f} {unit}" if unit == "min" else f"{value:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def estimate(settings: dict[str, dict], speeds: list[Speed], runs: int) -> tuple[float | None, str]:
+    """Estimates how long a row takes.
+
+    Args:
+        settings: The row's.
+        speeds: Of the device that is meant.
+        runs: How many times the row still has to run.
+
+    Returns:
+        The seconds, or None where nothing was recorded; and the words that say where they come from.
+    """
+    speed = nearest(settings, speeds)
+    if speed is None:
+        return None, "no record on this device: no estimate"
+    seconds = runs * row_flops(settings) / speed.flops_per_second
+    ratio = forward_flops(settings, "transform") / speed.image_flops
+    rough = ""
+    if ratio > FAR or ratio < 1 / FAR:
+        rough = (
+            f", a network {ratio:.3g} times smaller: rough"
+            if ratio > 1
+            else f", a network {1 / ratio:.3g} times larger: rough"
+        )
+    source = "/".join(speed.source.parts[-3:])
+    return seconds, f"about {duration(seconds)} at {speed.flops_per_second / 1e9:.3g} GFLOP/s ({source}{rough})"

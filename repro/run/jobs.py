@@ -1,0 +1,156 @@
+"""The jobs of a plan, one after the other: what they read, which are recorded already, and the tables that they fill."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from repro.models import MultiScale, build
+from repro.models.weights import KEEPS_FILLER
+from repro.protocol import Protocol
+from repro.records.tables import Records, per_class_line, records_of
+from repro.run.inputs import Inputs, after_stage, load_weights, prepare, source_key, stage_of
+from repro.run.plan import Job, Plan
+from repro.run.row import Options, existing_record, run_row, stage_weights
+from repro.shell import log
+
+Found = dict[tuple[str, str, int], dict]  # Job.key -> its record
+
+
+class Sources:
+    """Everything that the jobs of a command read, found and checked once, before the first is trained.
+
+    Args:
+        data_root, weights, subset: As for `repro.inputs.prepare`.
+        plan: The whole plan.
+        jobs: Of this machine.
+        options: How to run.
+
+    Raises:
+        FileNotFoundError, ValueError: Something is missing or unusable, a setting is wrong, or weights do not fit.
+    """
+
+    def __init__(
+        self, data_root: Path | None, weights: str | None, subset: bool, plan: Plan, jobs: list[Job], options: Options
+    ):
+        self._plan, self._out = plan, options.out
+        self._prepared: dict[str, Inputs] = {}
+        several = len({job.row.dataset for job in plan.jobs}) > 1
+        for job in jobs:
+            if source_key(job.row) not in self._prepared:
+                self._prepared[source_key(job.row)] = prepare(
+                    job.protocol,
+                    job.row,
+                    data_root,
+                    weights,
+                    subset,
+                    options.out,
+                    options.workers,
+                    several,
+                )
+        # A wrong setting of the last row, or a foreign caffemodel, shall be found before the first row is trained.
+        for job in {job.key[:2]: job for job in jobs}.values():
+            network = _network(job)
+            if stage_of(job.row):
+                _check_stage(plan.stage_job(job.row), job, network)
+            else:
+                found = self._prepared[source_key(job.row)].weights
+                load_weights(network, found, complete=job.row.settings["solver"]["max_iter"] == 0)
+
+    def of(self, job: Job, found: Found) -> Inputs | None:
+        """Gives what a job reads; None where that was not prepared, or comes from a stage that is not recorded.
+
+        Args:
+            job: The job.
+            found: The records so far, by job.
+        """
+        inputs = self._prepared.get(source_key(job.row))
+        if inputs is None or stage_of(job.row) is None:
+            return inputs
+        record = found.get(self._plan.stage_job(job.row).key)
+        return after_stage(inputs, stage_weights(record, self._out), record["deviates"]) if record else None
+
+
+def _network(job: Job) -> MultiScale:
+    return build(job.row.settings["model"], len(job.row.settings["data"]["class_names"]), seed=0)
+
+
+def _check_stage(stage: Job, job: Job, network: MultiScale) -> None:
+    """Raises ValueError unless what a stage trains will fit a row that starts from it."""
+    trained = {name: layer.weight.shape for name, layer in _network(stage).convolutions().items()}
+    layers = {name: layer for name, layer in network.convolutions().items() if not name.startswith(KEEPS_FILLER)}
+    different = [name for name, layer in layers.items() if trained.get(name) != layer.weight.shape]
+    if different:
+        raise ValueError(
+            f"{job.protocol.name} {job.row.id}: its layers must have the shapes of its stage {stage.protocol.name} {stage.row.id}; "
+            f"got others for {', '.join(different)}; give both the same model"
+        )
+
+
+def look(job: Job, sources: Sources, found: Found, options: Options) -> None:
+    """Puts a job's record into `found` where there is one; one that starts from a stage only where that is recorded.
+
+    Raises:
+        ValueError: The record was made with other settings, data, weights or precision.
+    """
+    inputs = sources.of(job, found)
+    if job.key not in found and (inputs is not None or stage_of(job.row) is None):
+        record = existing_record(job.protocol, job.row, job.seed, inputs, options)
+        found |= {job.key: record} if record else {}
+
+
+def value_text(record: dict) -> str:
+    """Writes a record's value, or that there is none yet."""
+    if record["value"] is None:
+        return f"{record['submission']['archive']} is written, no score yet"
+    return f"{record['value']:.2f}"
+
+
+def train_all(plan: Plan, jobs: list[Job], sources: Sources, options: Options) -> tuple[Found, list[Job]]:
+    """Trains every job that is not recorded yet.
+
+    Returns:
+        The records by job, those of other machines' stages among them; and the jobs that wait for a stage which another machine trains.
+    """
+    found: Found = {}
+    waiting = []
+    for job in [*(job for job in plan.jobs if job.stage), *jobs]:
+        look(job, sources, found, options)
+    for number, job in enumerate(jobs, start=1):
+        title = f"[{number}/{len(jobs)}] {job}"
+        if job.key in found:
+            log(f"{title}: recorded, {value_text(found[job.key])}")
+            continue
+        stage = plan.stage_job(job.row) if stage_of(job.row) else None
+        if stage:
+            look(stage, sources, found, options)
+            look(job, sources, found, options)
+            if stage.key not in found:
+                log(f"{title}: waits for {stage}")
+                waiting.append(job)
+                continue
+            if job.key in found:
+                log(f"{title}: recorded, {value_text(found[job.key])}")
+                continue
+        log(title)
+        record = found[job.key] = run_row(job.protocol, job.row, job.seed, sources.of(job, found), options)
+        paper = f" (paper {job.row.printed})" if job.row.printed else ""
+        what = "mean IoU" if job.row.metric == "mean_iou" else f"IoU of {job.row.metric}"
+        log(f"{title}: {what} {value_text(record)}{paper}, {record['run']['seconds']:.0f} s; {per_class_line(record)}")
+    return found, waiting
+
+
+def table_records(protocol: Protocol, plan: Plan, found: Found, sources: Sources, options: Options) -> Records:
+    """Collects what a table shows: the records of this command, and those made earlier under the same settings."""
+    named = [row.difference[0] for row in protocol.rows if row.difference]
+    shown = [plan.trained(protocol, row) for row in protocol.rows if row.status == "run"] + list(map(plan.named, named))
+    every: dict[str, Records] = {}
+    for seed in plan.seeds:
+        for job in {job.key: job for job in (Job(*place, seed) for place in shown)}.values():
+            record = found.get(job.key)
+            if record is None:
+                with contextlib.suppress(ValueError):
+                    record = existing_record(job.protocol, job.row, seed, sources.of(job, found), options)
+            if record:
+                every.setdefault(job.protocol.name, {}).setdefault(job.row.id, []).append(record)
+    return records_of(protocol, every)

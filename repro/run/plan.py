@@ -1,0 +1,179 @@
+"""What to run, in which order, and on which machine: the jobs of one table or of all, each trained once, and their shares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.protocol import PAPER, Protocol, Row, load_protocol
+from repro.records.store import read_record, record_path
+from repro.run.inputs import stage_of
+
+# A stage is trained once, whatever the seeds of the rows that start from it: they share its weights as they would share a published file.
+STAGE_SEED = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a row of a protocol with a seed.
+
+    stage: Whether other jobs start from its weights.
+    """
+
+    protocol: Protocol
+    row: Row
+    seed: int
+    stage: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells jobs apart."""
+        return self.protocol.name, self.row.id, self.seed
+
+    def __str__(self) -> str:
+        return f"{self.protocol.name} {self.row.id}, seed {self.seed}"
+
+
+class Plan:
+    """What a command asks for; what two tables share, and the rows that a view shows, are trained once.
+
+    Args:
+        tables: Protocols' names or files.
+        row_ids: Of the one table, or empty for all rows that run.
+        seeds: Each row is run with each.
+        overrides: As --set.
+
+    Attributes:
+        seeds: As given.
+        tables: The protocols asked for, in order; their tables are printed.
+        jobs: Stages first, then seed by seed the rows in the tables' order.
+
+    Raises:
+        ValueError: A protocol is wrong, or a row that was asked for does not run.
+    """
+
+    def __init__(self, tables: Iterable[str], row_ids: Sequence[str], seeds: Iterable[int], overrides: Sequence[str]):
+        self.seeds = list(seeds)
+        self._overrides = overrides
+        self._protocols: dict[str, Protocol] = {}
+        self.tables = [self.protocol(table) for table in tables]
+        rows: list[tuple[Protocol, Row]] = []
+        for protocol in self.tables:
+            chosen = [protocol.row(row_id) for row_id in dict.fromkeys(row_ids)] if row_ids else protocol.rows
+            for row in chosen:
+                if row.status == "run":
+                    rows.append(self.trained(protocol, row))
+                elif row_ids:
+                    raise ValueError(
+                        f"{protocol.name}: --row must name a row that runs; got {row.id}, which is {row.status} ({row.why}); choose another"
+                    )
+        jobs = [self.stage_job(row) for _, row in rows if stage_of(row)]
+        jobs += [Job(protocol, row, seed) for seed in self.seeds for protocol, row in rows]
+        unique: dict[tuple[str, str, int], Job] = {}
+        for job in jobs:
+            unique.setdefault(job.key, job)
+        self.jobs = list(unique.values())
+
+    def protocol(self, table: str) -> Protocol:
+        """Reads a protocol, overrides applied, once."""
+        if table not in self._protocols:
+            self._protocols[table] = load_protocol(table, self._overrides)
+        return self._protocols[table]
+
+    def named(self, name: str) -> tuple[Protocol, Row]:
+        """Finds the row "TABLE/ROW"."""
+        table, _, row_id = name.partition("/")
+        return self.protocol(table), self.protocol(table).row(row_id)
+
+    def trained(self, protocol: Protocol, row: Row) -> tuple[Protocol, Row]:
+        """Finds the row whose records a row shows: itself, unless it is another table's."""
+        return self.named(row.of) if row.of else (protocol, row)
+
+    def stage_job(self, row: Row) -> Job:
+        """Makes the job of the stage that a row starts from."""
+        return Job(*self.named("{protocol}/{row}".format(**stage_of(row))), STAGE_SEED, True)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Reads --shard i/n.
+
+    Raises:
+        ValueError: It is no share.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"--shard: must be i/n with 1 <= i <= n; got {text!r}; for example --shard 2/4")
+    return int(match[1]), int(match[2])
+
+
+def share(jobs: list[Job], index: int, count: int, cost: Callable[[Job], float]) -> list[Job]:
+    """Picks one machine's share: the costliest job first, each to the machine with the least to do, so that equal commands give equal shares.
+
+    Stages go to machine 1, where they come first. Jobs that start from one come last on every machine, so that the stage has time to be recorded.
+
+    Args:
+        jobs: A plan's, and the same on every machine: what is recorded plays no part.
+        index: Which machine, from 1.
+        count: How many there are.
+        cost: Of a job, in any unit.
+    """
+    costs = [cost(job) for job in jobs]
+    load = [0.0] * count
+    machine = [0] * len(jobs)
+    for place in sorted(range(len(jobs)), key=lambda place: (not jobs[place].stage, -costs[place], place)):
+        machine[place] = 0 if jobs[place].stage else min(range(count), key=load.__getitem__)
+        load[machine[place]] += costs[place]
+    own = [job for place, job in enumerate(jobs) if machine[place] == index - 1]
+    return sorted(own, key=lambda job: (not job.stage, stage_of(job.row) is not None))
+
+
+def state_of(out: Path, protocol: Protocol, row: Row, seeds: Iterable[int]) -> str:
+    """Says in a few words what is recorded of a row: its values, by seed."""
+    table, row_id = row.of.split("/") if row.of else (protocol.name, row.id)
+    found = []
+    for seed in seeds:
+        path = record_path(out, table, row_id, seed)
+        if not path.exists():
+            continue
+        try:
+            record = read_record(path)
+        except ValueError:
+            found.append(f"seed {seed}: damaged record")
+            continue
+        value = record["value"] if row.metric == "mean_iou" else record["per_class"].get(row.metric)
+        text = "archive written, no score yet" if value is None else f"{value:.2f}"
+        found.append(f"seed {seed}: {text}" + (", deviates" if record["deviates"] else ""))
+    return "recorded (" + "; ".join(found) + ")" if found else "not recorded"
+
+
+def list_lines(tables: Iterable[str], out: Path, seeds: Sequence[int]) -> list[str]:
+    """Lists tables, their rows, what becomes of each, and what is recorded.
+
+    Args:
+        tables: Protocols' names; the stages that their rows need are listed first.
+        out: Where records are looked for.
+        seeds: Of which records are looked for.
+    """
+    protocols = [load_protocol(table) for table in tables]
+    stages = dict.fromkeys(
+        stage["protocol"] for p in protocols for row in p.rows if (stage := row.settings.get("stage"))
+    )
+    lines = []
+    for protocol in [*(load_protocol(name) for name in stages if name not in tables), *protocols]:
+        kind = "view" if protocol.view else "stage" if protocol.name in stages else f"{len(protocol.runnable)} rows run"
+        lines.append(f"{protocol.name}: {protocol.title} ({kind})")
+        wide = max(len(row.id) for row in protocol.rows)
+        for row in protocol.rows:
+            what = row.status
+            if row.of:
+                what = f"shows {row.of}"
+            state = f"{what}; {state_of(out, protocol, row, seeds)}" if row.status == "run" else f"{what}: {row.why}"
+            lines.append(f"  {row.id:<{wide}}  {row.printed or '-':>5}  {state}")
+    return lines
+
+
+def tables_of(name: str) -> list[str]:
+    """Resolves the table that a command names: all of the paper's, or the one."""
+    return list(PAPER) if name == "all" else [name]

@@ -1,0 +1,1 @@
+"""How networks learn: Caffe's solver, the losses, training and what it resumes from."""

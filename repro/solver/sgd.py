@@ -1,0 +1,89 @@
+"""Caffe's SGD solver: its order of update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from repro.solver.lr_policy import float32, learning_rate
+
+
+class Solver:
+    """Stochastic gradient descent with momentum, as Caffe computes it.
+
+    Per iteration: the gradient summed over iter_size batches, clipped on its global L2 norm, divided by iter_size, plus weight_decay * decay_mult * w; then
+    V = momentum * V + lr * lr_mult * g and w -= V. The rate is inside V: history keeps an old rate when the rate drops, unlike in torch.optim.SGD.
+
+    Args:
+        layers: Convolutions by layer name.
+        solver: The protocol's table: momentum, weight_decay, iter_size, clip_gradients (0 for none) and learning_rate's keys.
+        lr_mult: For a layer name, its (weight, bias) multipliers of the rate.
+        decay_mult: (weight, bias) multipliers of weight_decay, for all layers.
+
+    Attributes:
+        history: V of every parameter, by "<layer>.weight" and "<layer>.bias", in Caffe's order of learnable parameters.
+        iteration: The next iteration, counted from 0.
+
+    Caffe: src/caffe/solvers/sgd_solver.cpp: ApplyUpdate, ClipGradients, Normalize, Regularize, ComputeUpdateValue.
+    """
+
+    def __init__(
+        self,
+        layers: dict[str, nn.Conv2d],
+        solver: dict,
+        lr_mult: dict[str, Sequence[float]],
+        decay_mult: Sequence[float],
+    ):
+        self.solver = solver
+        self.iteration = 0
+        self.parameters: list[nn.Parameter] = []
+        self.history: dict[str, torch.Tensor] = {}
+        self._lr_mult: list[float] = []
+        self._decay: list[float] = []
+        for name, layer in layers.items():
+            for which, blob in enumerate(("weight", "bias")):
+                parameter = getattr(layer, blob)
+                self.parameters.append(parameter)
+                self.history[f"{name}.{blob}"] = torch.zeros_like(parameter)
+                self._lr_mult.append(float32(lr_mult[name][which]))
+                self._decay.append(float32(solver["weight_decay"]) * float32(decay_mult[which]))
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients, before the first of the iteration's iter_size batches."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> float:
+        """Updates every parameter from its gradient, which must be the sum over the iteration's batches, and moves to the next iteration.
+
+        Returns:
+            The rate used.
+
+        Raises:
+            RuntimeError: A parameter has no gradient.
+        """
+        rate = learning_rate(self.solver, self.iteration)
+        missing = [name for name, p in zip(self.history, self.parameters, strict=True) if p.grad is None]
+        if missing:
+            raise RuntimeError(
+                f"Solver.step: every parameter must have a gradient; got none for {', '.join(missing)}; call backward first"
+            )
+        gradients = [p.grad for p in self.parameters]
+        history = list(self.history.values())
+        limit = float32(self.solver["clip_gradients"])
+        if limit > 0:
+            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])).item()
+            if norm > limit:
+                torch._foreach_mul_(gradients, limit / norm)
+        if self.solver["iter_size"] > 1:
+            torch._foreach_mul_(gradients, 1.0 / self.solver["iter_size"])
+        torch._foreach_add_(gradients, torch._foreach_mul(self.parameters, self._decay))
+        torch._foreach_mul_(gradients, [rate * m for m in self._lr_mult])
+        torch._foreach_mul_(history, float32(self.solver["momentum"]))
+        torch._foreach_add_(history, gradients)
+        torch._foreach_sub_(self.parameters, history)
+        self.iteration += 1
+        return rate
