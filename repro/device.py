@@ -1,13 +1,32 @@
-"""Where a run computes: reading --device, and choosing it together with the precision."""
+"""Where a program computes: reading --device, and choosing it together with the precision."""
 
 from __future__ import annotations
 
 import contextlib
 import platform
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how a program computes.
+
+    device: Where.
+    precision: "fp32" (the faithful one), "tf32" or "bf16".
+    workers: Processes (threads, at test) that read images ahead; 0 reads between iterations.
+    """
+
+    device: torch.device
+    precision: str = "fp32"
+    workers: int = 0
+
+    def autocast(self) -> torch.autocast:
+        """Makes the context in which convolutions compute in the precision's storage type, where that is not float32."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def parse_device(name: str) -> torch.device:
@@ -41,6 +60,7 @@ def choose_device(name: str, precision: str) -> torch.device:
     if precision == "tf32" and device.type != "cuda":
         raise ValueError("--precision: tf32 needs a CUDA device; got cpu; use fp32")
     if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # set_device demands an index
         torch.cuda.set_device(device)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.deterministic = True

@@ -11,11 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 import caffe_weights
 from repro.data.lists import read_items
+from repro.files import write_text
 from repro.protocol import Row, load_protocol
+from repro.shell import exit_code
+from repro.solver.snapshot import read_snapshot
 
 
 def export_settings(row: Row, data_root: Path, mode: str) -> caffe_weights.ExportSettings:
@@ -54,34 +55,11 @@ def export_settings(row: Row, data_root: Path, mode: str) -> caffe_weights.Expor
     return caffe_weights.ExportSettings(kept, caffes_solver, data, mode)
 
 
-def read_snapshot(path: Path) -> dict:
-    """Reads a snapshot as repro.train writes it.
-
-    Raises:
-        FileNotFoundError: Nothing is there.
-        ValueError: It is no snapshot.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: must be a snapshot; got no such file; see the run's --out folder")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        complete = {"parameters", "history", "iteration"} <= set(state)
-    except Exception as error:
-        raise ValueError(
-            f"{path}: must be a snapshot; got {' '.join(str(error).split())[:200]}; choose a snapshot.pt"
-        ) from error
-    if not complete:
-        raise ValueError(
-            f"{path}: must hold parameters, history and iteration; got {', '.join(map(str, state))}; choose a snapshot.pt"
-        )
-    return state
-
-
-def export_snapshot(snapshot: Path, folder: Path, row: Row, data_root: Path, mode: str = "GPU") -> list[Path]:
+def export_snapshot(path: Path, folder: Path, row: Row, data_root: Path, mode: str = "GPU") -> list[Path]:
     """Writes everything; returns the files.
 
     Args:
-        snapshot: Of a run of this row.
+        path: The snapshot of a run of this row.
         folder: Where to write.
         row: The row, overrides applied.
         data_root: The data set's folder.
@@ -90,24 +68,24 @@ def export_snapshot(snapshot: Path, folder: Path, row: Row, data_root: Path, mod
     Raises:
         FileNotFoundError, ValueError: The snapshot, the lists or the settings are unusable.
     """
-    state = read_snapshot(snapshot)
+    snapshot = read_snapshot(path)
     layers: dict[str, list] = {}
-    for name, value in state["parameters"].items():
+    for name, value in snapshot.parameters.items():
         layers.setdefault(name.rpartition(".")[0], []).append(value.contiguous().numpy())
-    history = [value.contiguous().numpy() for value in state["history"].values()]
+    history = [value.contiguous().numpy() for value in snapshot.history.values()]
     data = row.settings["data"]
     lists = {
         name: read_items(data_root, data[key], data["images"], data["labels"])
         for name, key in (("train.txt", "train_list"), ("val.txt", "val_list"))
     }
     files = caffe_weights.to_caffe(
-        layers, folder, export_settings(row, data_root, mode), row.id, state["iteration"], history
+        layers, folder, export_settings(row, data_root, mode), row.id, snapshot.iteration, history
     )
     for name, items in lists.items():
         lines = [
             " ".join(f"/{path.relative_to(data_root)}" for path in (item.image, item.label) if path) for item in items
         ]
-        (folder / name).write_text("\n".join(lines) + "\n")
+        write_text(folder / name, "\n".join(lines) + "\n")
         files.append(folder / name)
     return files
 
@@ -126,16 +104,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mode", default="GPU", choices=("GPU", "CPU"), help="Caffe's solver_mode (default GPU)")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     options = parser.parse_args(arguments)
-    try:
+
+    def export() -> None:
         row = load_protocol(options.table, options.set).row(options.row)
         for file in export_snapshot(options.snapshot, options.folder, row, options.data_root, options.mode):
             print(file)
-    except (ValueError, OSError) as error:
-        if options.traceback:
-            raise
-        print(f"repro.export: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(export, options.traceback)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import pytest
 import torch
 from tiny import main, run_command
 
+from repro.device import Compute
 from repro.run import dry_run
 from repro.run.dry_run import idle_lines, plan_lines
+from repro.run.options import Options
 from repro.run.plan import Plan
-from repro.run.row import Options
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def tiny(tmp_path):
 
 
 def options(out):
-    return Options(out, torch.device("cpu"), "fp32", 0, lambda: False)
+    return Options(out, Compute(torch.device("cpu")))
 
 
 def test_rows_show_what_they_do_not_share(tiny, tmp_path):

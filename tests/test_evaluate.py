@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from repro.data.lists import Item
+from repro.device import Compute
 from repro.evaluate.labels import evaluate, predict
 from repro.models import Output
 
@@ -29,7 +30,7 @@ class Known(nn.Module):
         assert not torch.is_grad_enabled()
         self.seen.append(data)
         blue = data[:, 0, ::8, ::8] + MEAN[0]
-        return Output(torch.stack([-(blue - 40 * c).abs() for c in range(3)], dim=1), [], None, None)
+        return Output([torch.stack([-(blue - 40 * c).abs() for c in range(3)], dim=1)], None, "average")
 
 
 def write(root, name, height, width, seed):
@@ -47,16 +48,13 @@ def items(tmp_path):
     return [write(tmp_path, f"i{n}", *size, seed=n) for n, size in enumerate(sizes)]
 
 
-def run(items, network=None, **changes):
+def run(items, network=None, crop_size=17, batch_size=2, ignore_label=255, workers=0, progress=lambda images: None):
     settings = {
-        "num_classes": 3,
-        "ignore_label": 255,
-        "mean_bgr": MEAN,
-        "crop_size": 17,
-        "batch_size": 2,
-        "device": torch.device("cpu"),
-    } | changes
-    return evaluate(network or Known(), items, **settings)
+        "data": {"class_names": ["a", "b", "c"], "ignore_label": ignore_label},
+        "transform": {"mean_bgr": MEAN},
+        "test": {"crop_size": crop_size, "batch_size": batch_size},
+    }
+    return evaluate(network or Known(), items, settings, Compute(torch.device("cpu"), workers=workers), progress)
 
 
 def expected_counts(items, crop=17):

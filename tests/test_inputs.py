@@ -13,15 +13,15 @@ from PIL import Image
 from tiny import SUBMISSION, items_of, write_data, write_protocol
 
 from repro.data.lists import Item
-from repro.data.synthetic import dataset as synthetic
 from repro.data.synthetic.cache import cache_folder
+from repro.device import Compute
 from repro.models import build
 from repro.models.weights import save_caffemodel
 from repro.protocol import load_protocol
 from repro.run import inputs
 from repro.run.inputs import (
+    Given,
     Inputs,
-    after_stage,
     check_once,
     dataset_root,
     expected_files,
@@ -31,6 +31,10 @@ from repro.run.inputs import (
     read_lists,
     source_key,
 )
+from repro.run.options import Options
+from repro.run.plan import Job
+
+CPU = Compute(torch.device("cpu"))
 
 SYNTHETIC = (
     "[common.test]",
@@ -149,16 +153,16 @@ def test_files_are_decoded_once(row, root, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(inputs, "check_items", lambda *args, **kwargs: calls.append((args, kwargs)))
     items = items_of(root, "val")
-    check_once(items, "a", row, tmp_path, workers=0)
+    check_once(items, "a", row, Options(tmp_path, CPU))
     assert calls == [((items, 3, 255), {"workers": 1})]
-    check_once(items, "a", row, tmp_path, workers=2)
+    check_once(items, "a", row, Options(tmp_path, Compute(torch.device("cpu"), workers=2)))
     assert len(calls) == 1
-    check_once(items, "b", row, tmp_path, workers=2)
+    check_once(items, "b", row, Options(tmp_path, Compute(torch.device("cpu"), workers=2)))
     assert calls[1][1] == {"workers": 2}
     row.settings["data"]["class_names"].append("another")
-    check_once(items, "b", row, tmp_path, workers=2)
+    check_once(items, "b", row, Options(tmp_path, Compute(torch.device("cpu"), workers=2)))
     (tmp_path / "data_checked-b.json").write_text("{")
-    check_once(items, "b", row, tmp_path, workers=2)
+    check_once(items, "b", row, Options(tmp_path, Compute(torch.device("cpu"), workers=2)))
     assert len(calls) == 4
 
 
@@ -169,16 +173,16 @@ def test_a_failed_check_is_not_remembered(row, root, tmp_path):
         with pytest.raises(
             ValueError, match=r"data: all 3 items must be usable; got 1 that are not, the first: .*val0\.png"
         ):
-            check_once(items, "a", row, tmp_path, workers=0)
+            check_once(items, "a", row, Options(tmp_path, CPU))
     assert not list(tmp_path.glob("data_checked*"))
 
 
 def test_prepare(protocol, row, root, tmp_path):
-    without = prepare(protocol, row, root, "none", False, tmp_path, 0)
+    without = prepare(Job(protocol, row, 1), Given(root, "none"), Options(tmp_path, CPU))
     assert (without.weights, without.weights_sha256, without.deviates) == (None, None, {"weights": "none"})
     assert (without.train, without.val) == (items_of(root, "train"), items_of(root, "val"))
     (root / "tiny.caffemodel").write_bytes(b"abc")
-    found = prepare(protocol, row, root, None, False, tmp_path, 0)
+    found = prepare(Job(protocol, row, 1), Given(root, None), Options(tmp_path, CPU))
     assert (found.weights, found.weights_sha256, found.deviates) == (
         root / "tiny.caffemodel",
         hashlib.sha256(b"abc").hexdigest(),
@@ -189,27 +193,28 @@ def test_prepare(protocol, row, root, tmp_path):
     assert json.loads(marker.read_text())["data_sha256"] == found.data_sha256
     (tmp_path / "other.caffemodel").write_bytes(b"abc")
     (root / "ImageSets" / "train.txt").write_text("train0\n")
-    other = prepare(protocol, row, root, f"{tmp_path}/other.caffemodel", True, tmp_path, 0)
+    other = prepare(Job(protocol, row, 1), Given(root, f"{tmp_path}/other.caffemodel", True), Options(tmp_path, CPU))
     assert other.deviates == {"weights.file": "other.caffemodel", "data.num_train": 1}
     assert other.data_sha256 != found.data_sha256
 
 
 def test_the_data_root_must_be_given_for_real_data(protocol, row, tmp_path):
     with fails(FileNotFoundError, f"tiny: --data-root must be given; got none; {expected_files(row, None)}"):
-        prepare(protocol, row, None, "none", False, tmp_path, 0)
+        prepare(Job(protocol, row, 1), Given(None, "none"), Options(tmp_path, CPU))
 
 
 def test_synthetic_data_are_drawn_into_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
     calls = []
     monkeypatch.setattr(
-        synthetic, "write_dataset", lambda root, *args, **kwargs: calls.append((root, args)) or write_data(root)
+        "repro.data.synthetic.cache.write_dataset",
+        lambda root, *args, **kwargs: calls.append((root, args)) or write_data(root),
     )
     protocol = load_protocol(write_protocol(tmp_path, SYNTHETIC))
-    found = prepare(protocol, protocol.rows[0], None, "none", False, tmp_path, 0)
+    found = prepare(Job(protocol, protocol.rows[0], 1), Given(None, "none"), Options(tmp_path, CPU))
     assert calls == [(tmp_path / "cache" / "person-part-synthetic", (4, 3, (33, 41), 5))]
     assert found.train == items_of(calls[0][0], "train")
-    prepare(protocol, protocol.rows[0], write_data(tmp_path / "own"), "none", False, tmp_path, 0)
+    prepare(Job(protocol, protocol.rows[0], 1), Given(write_data(tmp_path / "own"), "none"), Options(tmp_path, CPU))
     assert len(calls) == 1
 
 
@@ -300,7 +305,7 @@ def test_rows_that_read_the_same_share_their_inputs(tmp_path):
 def test_what_a_stage_deviates_in_is_inherited(tmp_path):
     (tmp_path / "a.caffemodel").write_bytes(b"abc")
     before = Inputs([], [], "d", None, None, {"data.num_val": 2})
-    after = after_stage(before, tmp_path / "a.caffemodel", {"weights": "none"})
+    after = before.after_stage(tmp_path / "a.caffemodel", {"weights": "none"})
     assert (after.weights, after.weights_sha256) == (tmp_path / "a.caffemodel", hashlib.sha256(b"abc").hexdigest())
     assert after.deviates == {"data.num_val": 2, "stage.weights": "none"}
     assert before.weights is None
@@ -312,7 +317,7 @@ def test_rows_of_several_data_sets_need_a_common_root(protocol, row, root, tmp_p
         FileNotFoundError,
         f"{root}/coco: must be the folder of this data set, for tiny baseline; got no such folder; {expected_files(row, root / 'coco')}",
     ):
-        prepare(protocol, row, root, "none", False, tmp_path, 0, several=True)
+        prepare(Job(protocol, row, 1), Given(root, "none", several=True), Options(tmp_path, CPU))
 
 
 def break_16_bit(root):
@@ -337,4 +342,4 @@ def test_pixels_of_another_kind_are_found_before_training(protocol, row, root, t
     with pytest.raises(
         ValueError, match=rf"^data: all 7 items must be usable; got 1 that are not, the first: {re.escape(message)}"
     ):
-        prepare(protocol, row, root, "none", False, tmp_path, 0)
+        prepare(Job(protocol, row, 1), Given(root, "none"), Options(tmp_path, CPU))

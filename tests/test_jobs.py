@@ -84,7 +84,7 @@ def test_all_tables_each_row_once(command, tmp_path, capsys, monkeypatch):
     def not_again(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(row_module, "train", not_again)
+    monkeypatch.setattr(row_module, "Training", not_again)
     assert main(["all", *command, "--seeds", "2"]) == 0
     assert capsys.readouterr().out == out
     assert main(["view", *command]) == 0
@@ -124,7 +124,7 @@ def test_a_stage_whose_weights_are_lost(command, tmp_path, capsys):
     capsys.readouterr()
     assert main(["second", *command]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"error: {snapshot}: must hold the row's trained parameters; got no such file; run the row again in an empty --out"
+        f"error: {snapshot}: must be a snapshot; got no such file; see the run's --out folder"
     )
 
 

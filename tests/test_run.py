@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from tiny import main, run_command, write_data, write_protocol
 
-from repro.data.synthetic import dataset as synthetic
 from repro.models import build
 from repro.models.weights import save_caffemodel
 from repro.ops import backend
@@ -93,6 +92,7 @@ def test_a_table_from_nothing(tiny, tmp_path, capsys):
             "versions",
             "git",
             "finished",
+            "resumed_under",
             "seconds",
             "train_seconds",
         }
@@ -128,7 +128,7 @@ def test_recorded_rows_are_skipped(tiny, tmp_path, capsys, monkeypatch):
     def not_again(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(row_module, "train", not_again)
+    monkeypatch.setattr(row_module, "Training", not_again)
     assert main([*tiny, "--set", "solver.display=1", "--set", "solver.snapshot=1"]) == 0  # neither changes a number
     out, err = capsys.readouterr()
     assert out == first
@@ -235,7 +235,7 @@ def test_weights_from_a_file(tiny, tmp_path, capsys):
 def test_the_stand_in_runs_where_no_data_are_given(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(protocol_module, "PROTOCOLS", tmp_path)
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(synthetic, "write_dataset", lambda root, *args, **kwargs: write_data(root))
+    monkeypatch.setattr("repro.data.synthetic.cache.write_dataset", lambda root, *args, **kwargs: write_data(root))
     write_protocol(tmp_path, ('source = "nowhere"', 'source = "nowhere"\nstand_in = "drawn"'), name="real")
     write_protocol(tmp_path, SYNTHETIC, name="drawn")
     arguments = [
@@ -383,7 +383,7 @@ def test_an_unfinished_run_of_other_settings_is_not_continued(tiny, tmp_path, ca
     assert main([*tiny, "--row", "baseline", "--set", "solver.max_iter=9"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(
-        f"error: {tmp_path}/out/tiny/baseline-seed1/snapshot.pt: must be a snapshot of this very run; got another run's snapshot"
+        f"error: {tmp_path}/out/tiny/baseline-seed1/snapshot.pt: must be a whole snapshot of this very run; got another run's snapshot"
     )
     assert records(tmp_path) == {}
 

@@ -13,6 +13,7 @@ from tiny import SUBMISSION, main, run_command, write_protocol
 from repro.data.lists import Item
 from repro.data.palette import voc_palette
 from repro.evaluate import archive as submission
+from repro.evaluate.labels import PaddedImage
 from repro.records.store import read_record
 from repro.run import __main__ as run_module
 from repro.run import row as row_module
@@ -74,10 +75,10 @@ def test_label_maps_are_the_networks_prediction(tiny, folder, monkeypatch):
     shown = {}
     real = row_module.label_maps
 
-    def label_maps(network, items, **how):
+    def label_maps(network, items, settings, compute):
         assert not any(item.label for item in items)
-        for batch in real(network, items, **how):
-            shown.update({item.name: prediction.numpy() for item, prediction, _ in batch})
+        for batch in real(network, items, settings, compute):
+            shown.update({image.item.name: prediction.numpy() for image, prediction in batch})
             yield batch
 
     monkeypatch.setattr(row_module, "label_maps", label_maps)
@@ -131,7 +132,7 @@ def test_archives_depend_on_nothing_but_the_label_maps(tmp_path):
     for place, order in (("x", items), ("y", items[::-1])):
         folder = tmp_path / place
         assert submission.unfinished(folder, order, "one") == order
-        batches = [[(item, torch.full((2, 3), ord(item.name) % 3), None)] for item in order]
+        batches = [[(PaddedImage(item, None, (2, 3)), torch.full((2, 3), ord(item.name) % 3))] for item in order]
         submission.write_label_maps(iter(batches), folder)
         assert submission.unfinished(folder, order, "one") == []
         archives.append(submission.write_archive(folder, order, "x.tgz"))

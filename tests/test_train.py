@@ -7,12 +7,12 @@ import torch
 from tiny import items_of, write_data, write_protocol
 
 from repro.data.stream import ImageSegData
+from repro.device import Compute
 from repro.models import build
 from repro.protocol import load_protocol
 from repro.solver.loss import losses
-from repro.solver.train import iteration_seed, load_snapshot, make_solver, save_snapshot, train
-
-CPU = torch.device("cpu")
+from repro.solver.snapshot import read_snapshot
+from repro.solver.train import Sitting, Training, iteration_seed, make_solver
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +27,25 @@ def settings(tmp_path):
     return lambda *overrides, row="attention3-extra": load_protocol(path, overrides).row(row).settings
 
 
-def run(items, settings, folder, seed=1, **changes):
-    """Trains from the beginning or from a snapshot; returns the curve, the parameters and the history."""
+def run(items, settings, folder, seed=1, workers=0, report=lambda *values: None, starts=None, **changes):
+    """Trains from the beginning or from a snapshot; returns the curve, the parameters and the snapshot. `starts` gets the first iteration."""
     network = build(settings["model"], 3, seed)
-    snapshot = folder / "snapshot.pt"
-    curve, seconds = train(
-        network, items, settings, **{"seed": seed, "identity": "me", "snapshot": snapshot, "device": CPU} | changes
+    compute = Compute(torch.device("cpu"), workers=workers)
+    sitting = Sitting(
+        **{"seed": seed, "identity": "me", "snapshot": folder / "snapshot.pt", "compute": compute} | changes
     )
-    assert seconds > 0
-    return curve, [p.detach().clone() for p in network.parameters()], torch.load(snapshot, weights_only=True)
+    training = Training(network, items, settings, sitting)
+    if starts is not None:
+        starts.append(training.iteration)
+    training.run(report)
+    assert training.seconds > 0
+    return training.curve, [p.detach().clone() for p in network.parameters()], read_snapshot(folder / "snapshot.pt")
 
 
 def assert_same(a, b):
     assert a[0] == b[0]
     assert all(torch.equal(x, y) for x, y in zip(a[1], b[1], strict=True))
-    assert all(torch.equal(a[2]["history"][name], b[2]["history"][name]) for name in a[2]["history"])
+    assert all(torch.equal(a[2].history[name], b[2].history[name]) for name in a[2].history)
 
 
 def interrupted(items, settings, folder, at, **changes):
@@ -71,15 +75,10 @@ def test_interrupted_anywhere_it_ends_the_same(items, settings, tmp_path, overri
         interrupted(items, settings(*overrides), folder, at)
         assert (folder / "snapshot.pt").exists() == (at > 0)
         if at:
-            assert torch.load(folder / "snapshot.pt", weights_only=True)["iteration"] == at
+            assert read_snapshot(folder / "snapshot.pt").iteration == at
         starts = []
-        resumed = run(
-            items,
-            settings(*overrides),
-            folder,
-            report=lambda iteration, loss, rate, starts=starts: starts.append((iteration, rate)),
-        )
-        assert starts[0] == (at, 0.0)
+        resumed = run(items, settings(*overrides), folder, starts=starts)
+        assert starts == [at]
         assert_same(resumed, whole)
 
 
@@ -108,7 +107,7 @@ def test_a_killed_run_goes_on_from_its_last_snapshot(items, settings, tmp_path):
 
     with pytest.raises(MemoryError):
         run(items, settings(), tmp_path / "killed", report=killed)
-    assert torch.load(tmp_path / "killed" / "snapshot.pt", weights_only=True)["iteration"] == 4
+    assert read_snapshot(tmp_path / "killed" / "snapshot.pt").iteration == 4
     assert_same(run(items, settings(), tmp_path / "killed"), whole)
 
 
@@ -117,53 +116,39 @@ def test_a_killed_save_leaves_the_old_snapshot(items, settings, tmp_path, monkey
     interrupted(items, settings(), tmp_path / "killed", 2)
     before = (tmp_path / "killed" / "snapshot.pt").read_bytes()
 
-    def die(state, file):
-        file.write(b"half")
+    def die(descriptor):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", die)
+        patch.setattr("os.fsync", die)
         with pytest.raises(KeyboardInterrupt):
             run(items, settings(), tmp_path / "killed")
     assert (tmp_path / "killed" / "snapshot.pt").read_bytes() == before
     assert_same(run(items, settings(), tmp_path / "killed"), whole)
 
 
-def test_another_runs_snapshot_and_damaged_ones_are_refused(items, settings, tmp_path):
+def test_another_runs_snapshot_is_refused(items, settings, tmp_path):
     path = tmp_path / "snapshot.pt"
     run(items, settings("solver.max_iter=1"), tmp_path)
-    good = path.read_bytes()
-
-    def refused(reason, identity="me"):
-        pattern = f"{re.escape(f'{path}: must be a snapshot of this very run; got {reason}')}.*; delete it to start the row again, or choose another --out"
-        with pytest.raises(ValueError, match=f"^{pattern}$") as caught:
-            run(items, settings(), tmp_path, identity=identity)
-        assert "\n" not in str(caught.value)
-
-    refused("another run's snapshot (settings, data, weights, seed or precision differ)", identity="other")
-    path.write_bytes(good[: len(good) // 2])
-    refused("")
-    path.write_bytes(b"")
-    refused("")
-    path.write_bytes(b"no snapshot at all")
-    refused("")
-    path.write_bytes(good)
-    torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
-    refused("another run's snapshot")
+    with pytest.raises(ValueError, match=r"; delete it to start the row again, or choose another --out$") as caught:
+        run(items, settings(), tmp_path, identity="other")
+    reason = "another run's snapshot (settings, data, weights, seed or precision differ)"
+    assert str(caught.value).startswith(f"{path}: must be a whole snapshot of this very run; got {reason}; ")
 
 
-def test_snapshot_round_trip(settings, tmp_path):
-    table = settings()
-    one, other = (make_solver(build(table["model"], 3, seed), table) for seed in (1, 2))
-    for value in one.history.values():
-        value.normal_()
-    one.iteration = 5
-    save_snapshot(tmp_path / "deep" / "s.pt", "id", one, [0.5, 1 / 3], 12.5)
-    assert load_snapshot(tmp_path / "deep" / "s.pt", "id", other) == ([0.5, 1 / 3], 12.5)
-    assert other.iteration == 5
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters, other.parameters, strict=True))
-    assert all(torch.equal(one.history[name], other.history[name]) for name in one.history)
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["s.pt"]
+def test_a_snapshot_remembers_the_circumstances_that_changed(items, settings, tmp_path):
+    for at, threads in enumerate(("1", "1", "2", "2"), start=1):
+        interrupted(items, settings(), tmp_path, 1, circumstances={"threads": threads})
+        assert read_snapshot(tmp_path / "snapshot.pt").iteration == at
+    assert run(items, settings(), tmp_path, circumstances={"threads": "2"})[2].sittings == [
+        {"threads": "1"},
+        {"threads": "2"},
+    ]
+    # What only reads the finished training changes nothing.
+    assert run(items, settings(), tmp_path, circumstances={"threads": "3"})[2].sittings == [
+        {"threads": "1"},
+        {"threads": "2"},
+    ]
 
 
 def test_a_loss_that_is_not_finite_is_refused(items, settings, tmp_path):
@@ -216,9 +201,9 @@ def test_the_loop_is_caffes(items, settings, tmp_path, row):
         expected.append(sum(term.item() for term in terms) / 2)
     assert curve == pytest.approx(expected, rel=1e-15)
     assert all(torch.equal(a, b) for a, b in zip(parameters, network.parameters(), strict=True))
-    assert [report[0] for report in reports] == [0, 2, 3]
-    assert [report[2] for report in reports[1:]] == pytest.approx([1e-3, 1e-4], rel=1e-6)
-    assert [report[1] for report in reports[1:]] == [curve[1], curve[2]]
+    assert [report[0] for report in reports] == [2, 3]
+    assert [report[2] for report in reports] == pytest.approx([1e-3, 1e-4], rel=1e-6)
+    assert [report[1] for report in reports] == [curve[1], curve[2]]
 
 
 def test_multipliers_of_each_layer(settings):

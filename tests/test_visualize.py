@@ -12,8 +12,10 @@ from tiny import main as run_main
 
 from repro.data.lists import Item
 from repro.data.stream import read_test_item
+from repro.device import Compute
 from repro.evaluate.labels import label_maps
-from repro.ops import interp
+from repro.models import Output
+from repro.ops import interp, merge_scores
 from repro.protocol import SYNTHETIC_NOTE
 from repro.records.store import read_record
 from repro.solver.snapshot import trained_network
@@ -24,6 +26,7 @@ from repro.visualize.draw import Panel, Strip, class_colours, draw_strips, heat,
 from repro.visualize.network import Seen, scale_maps, see
 from repro.visualize.runs import Recorded, joint_note, read_records, validation_items
 
+CPU = Compute(torch.device("cpu"))
 TABLE = "tiny"
 
 
@@ -89,10 +92,9 @@ def test_the_iou_beside_an_image_is_that_of_its_pixels(run, ran):
     items = items_of(ran / "data", "val")
     for row in ("max2", "attention3-extra"):
         network, settings = network_of(run, row)
-        how = {"mean_bgr": settings["transform"]["mean_bgr"], "device": torch.device("cpu")} | settings["test"]
         ious = {}
-        for batch in label_maps(network, items, **how):
-            for item, prediction, label in batch:
+        for batch in label_maps(network, items, settings, CPU):
+            for (item, label, _), prediction in batch:
                 valid, seen = label.numpy() != 255, prediction.numpy()
                 each = []
                 for c in range(3):
@@ -128,35 +130,32 @@ def test_the_maps_shown_are_the_networks(run, ran, monkeypatch):
         assert (strip.panels[0].pixels == np.asarray(Image.open(item.image))).all()
         assert (strip.panels[1].pixels == colours[np.asarray(Image.open(item.label))]).all()
         output, size, (height, width) = output_of(run, "attention3-extra", item)
-        weights = interp(output.weights, size)[0, :, :height, :width].numpy()
+        merged, weights = merge_scores(output.scores, output.logits)
+        weights = interp(weights, size)[0, :, :height, :width].numpy()
         np.testing.assert_allclose(np.stack([panel.pixels for panel in strip.panels[4:]]), weights, atol=1e-6)
         np.testing.assert_allclose(sum(panel.pixels for panel in strip.panels[4:]), 1, atol=1e-5)
-        classes = interp(output.merged, size)[0, :, :height, :width].argmax(0).numpy()
+        classes = interp(merged, size)[0, :, :height, :width].argmax(0).numpy()
         assert (strip.panels[3].pixels == colours[classes]).mean() > 0.999
         output, size, _ = output_of(run, "baseline", item)
-        classes = interp(output.merged, size)[0, :, :height, :width].argmax(0).numpy()
+        classes = interp(output.scores[0], size)[0, :, :height, :width].argmax(0).numpy()
         assert (strip.panels[2].pixels == colours[classes]).mean() > 0.999
 
         (strip,) = next(strips for title, strips in drawn.items() if title.startswith("max2, fixed index 0"))
         output, _, _ = output_of(run, "max2", item)
-        fine = [interp(scores, output.merged.shape[2:])[0].numpy() for scores in output.scores]
+        fine = [interp(scores, output.scores[0].shape[2:])[0].numpy() for scores in output.scores]
         for y, x in ((0, 0), (3, 3), (4, 4), (12, 20), (height - 1, width - 1)):
             at = (y + 4) // 8, (x + 4) // 8
-            c = output.merged[0, :, at[0], at[1]].argmax()
+            c = np.maximum(*fine)[:, at[0], at[1]].argmax()
             wins = [float(fine[1][c][at] < fine[0][c][at]), float(fine[1][c][at] >= fine[0][c][at])]
             assert [float(panel.pixels[y, x]) for panel in strip.panels[4:]] == wins
 
 
 def test_maxima_follow_caffes_ties():
-    class Output:
-        scores = [torch.tensor([s, s - 9.0]).view(1, 2, 1, 1) for s in (1.0, 1.0, 1.0)]  # noqa: RUF012
-        merged = scores[0]
-        weights = None
-
-    assert scale_maps(Output, "max").flatten().tolist() == [0, 1, 0]
-    Output.scores = [Output.scores[0], *(torch.full((1, 2, 1, 1), v) for v in (0.5, 2.0))]
-    assert scale_maps(Output, "max").flatten().tolist() == [0, 0, 1]
-    assert scale_maps(Output, "average") is None
+    scores = [torch.tensor([s, s - 9.0]).view(1, 2, 1, 1) for s in (1.0, 1.0, 1.0)]
+    assert scale_maps(Output(scores, None, "max")).flatten().tolist() == [0, 1, 0]
+    scores = [scores[0], *(torch.full((1, 2, 1, 1), v) for v in (0.5, 2.0))]
+    assert scale_maps(Output(scores, None, "max")).flatten().tolist() == [0, 0, 1]
+    assert scale_maps(Output(scores, None, "average")) is None
 
 
 def test_images_are_chosen_by_rule():
@@ -304,7 +303,9 @@ def test_another_runs_snapshot_is_refused(run, ran):
     path = folder_of(run, "max2") / "record.json"
     path.write_text(path.read_text() + "\n")
     shutil.copy(folder_of(run, "max2") / "snapshot.pt", folder_of(run, "attention3-extra") / "snapshot.pt")
-    with pytest.raises(ValueError, match=r"attention3-extra-seed1/snapshot\.pt: must be the last snapshot"):
+    with pytest.raises(
+        ValueError, match=r"attention3-extra-seed1/snapshot\.pt: must be a whole snapshot of this very run"
+    ):
         figures_of_run(run, TABLE, data_root=ran / "data")
     assert not (run / TABLE / "figures" / "figures.json").exists()
 
@@ -329,11 +330,11 @@ def test_the_validation_images_must_be_the_records(run, ran, tmp_path):
 def test_images_of_several_sizes_come_in_their_order(run, ran):
     items = items_of(ran / "data", "val")
     network, settings = network_of(run, "max2")
-    together = list(see(network, items, settings, torch.device("cpu")))
+    together = list(see(network, items, settings, CPU))
     for item, seen in zip(items, together, strict=True):
         assert seen.label.shape == seen.prediction.shape == seen.maps.shape[1:]
         assert (seen.label == np.asarray(Image.open(item.label))).all()
-    assert next(see(network, items[:1], settings, torch.device("cpu"), "bf16")).maps.dtype == np.float32
+    assert next(see(network, items[:1], settings, Compute(torch.device("cpu"), "bf16"))).maps.dtype == np.float32
 
 
 def test_strips_show_colours_weights_and_a_bar(tmp_path):

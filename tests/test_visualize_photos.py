@@ -137,8 +137,8 @@ def test_a_picture_shows_labels_and_weights(drawer, photos, tmp_path, monkeypatc
     labels = np.random.default_rng(2).choice(3, (1, 41, 41), p=[0.5, 0.2, 0.3]).astype(np.uint8)
     shown, looked = [], []
 
-    def keep_look(network, data):
-        looked.append((data, *look(network, data)))
+    def keep_look(network, data, compute):
+        looked.append((data, *look(network, data, compute)))
         return labels, looked[0][2]
 
     monkeypatch.setattr(photos_module, "look", keep_look)

@@ -25,6 +25,7 @@ import caffe_weights
 from caffe_weights.atomic import replacing
 from repro.data.lists import Item
 from repro.data.palette import write_label
+from repro.evaluate.labels import PaddedImage
 from repro.files import write_json
 from repro.records.store import SUBMISSION, read_record, record_path, write_record
 from repro.shell import exit_code
@@ -72,20 +73,20 @@ def unfinished(folder: Path, items: Iterable[Item], identity: str) -> list[Item]
 
 
 def write_label_maps(
-    batches: Iterator[list[tuple[Item, torch.Tensor, torch.Tensor | None]]],
+    batches: Iterator[list[tuple[PaddedImage, torch.Tensor]]],
     folder: Path,
     progress: Callable[[int], None] = lambda images: None,
 ) -> None:
     """Writes label maps as index PNGs with VOC's palette, each whole or not at all.
 
     Args:
-        batches: As `repro.evaluate.label_maps` yields them.
+        batches: As `repro.evaluate.labels.label_maps` yields them.
         folder: The row's.
         progress: Called with the number of images just written; what it raises ends the writing.
     """
     for batch in batches:
-        for item, prediction, _ in batch:
-            write_label(folder / FOLDER / f"{item.name}.png", prediction.cpu().numpy().astype(np.uint8))
+        for image, prediction in batch:
+            write_label(folder / FOLDER / f"{image.item.name}.png", prediction.cpu().numpy().astype(np.uint8))
         progress(len(batch))
 
 

@@ -1,4 +1,4 @@
-"""Testing as Caffe tests: pad to the test crop, score, enlarge by 8, cut to the image, argmax; one confusion matrix over the set."""
+"""Testing as Caffe tests: pad to the test crop, score, merge, enlarge by 8, cut to the image, argmax; one confusion matrix over the set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,25 +14,17 @@ import torch
 from repro import ops
 from repro.data.lists import Item
 from repro.data.stream import read_test_item
-from repro.evaluate.metrics import confusion_matrix
+from repro.device import Compute
+from repro.evaluate.metrics import ConfusionMatrix
 from repro.models import MultiScale
 
 
-@torch.no_grad()
-def predict(network: MultiScale, data: torch.Tensor) -> torch.Tensor:
-    """Labels every pixel of a padded batch.
+class PaddedImage(NamedTuple):
+    """An image of a test batch: its item, its (H, W) uint8 label or None, and its size (height, width) within the padded crop."""
 
-    Args:
-        network: In evaluation mode.
-        data: (N, 3, P, P) BGR minus the mean, P of the form 8k+1.
-
-    Returns:
-        (N, P, P) uint8 classes (int16 beyond 256), the first of equal scores winning.
-
-    Caffe: fc8_fusion, Interp with zoom_factor 8, argmax.
-    """
-    merged = network(data).merged
-    return ops.predict([merged], mode="average", size=data.shape[2:])[0]  # the average of one map is that map
+    item: Item
+    label: torch.Tensor | None
+    size: tuple[int, int]
 
 
 def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:
@@ -52,76 +44,96 @@ def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:
                 future.cancel()
 
 
+def padded_batches(
+    items: Iterable[Item], settings: dict[str, dict], compute: Compute
+) -> Iterator[tuple[list[PaddedImage], torch.Tensor]]:
+    """Reads images as the test of a row does, neighbours in the list whose padded sizes are equal together.
+
+    Args:
+        items: With labels or without.
+        settings: The row's: transform.mean_bgr, test.crop_size (which grows for a larger image) and test.batch_size.
+        compute: Where to; its workers are threads that read ahead.
+
+    Yields:
+        The images of a batch, and (N, 3, P, P) BGR minus the mean on the device, P of the form 8k+1.
+
+    Raises:
+        ValueError, FileNotFoundError: A file is unusable; the message names it.
+    """
+    mean, test = tuple(settings["transform"]["mean_bgr"]), settings["test"]
+    read = _read_ahead(lambda item: (item, *read_test_item(item, mean, test["crop_size"])), items, compute.workers)
+    for _, group in itertools.groupby(read, key=lambda entry: entry[1].shape):
+        while batch := list(itertools.islice(group, test["batch_size"])):
+            images = [PaddedImage(item, label, size) for item, _, label, size in batch]
+            yield images, torch.cat([data for _, data, _, _ in batch]).to(compute.device)
+
+
+@torch.no_grad()
+def predict(network: MultiScale, data: torch.Tensor) -> torch.Tensor:
+    """Labels every pixel of a padded batch; neither the merged nor the enlarged scores of all scales are ever kept.
+
+    Args:
+        network: In evaluation mode.
+        data: (N, 3, P, P) BGR minus the mean, P of the form 8k+1.
+
+    Returns:
+        (N, P, P) uint8 classes (int16 beyond 256), the first of equal scores winning.
+
+    Caffe: fc8_fusion, Interp with zoom_factor 8, argmax.
+    """
+    output = network(data)
+    return ops.predict(output.scores, output.logits, output.mode, size=data.shape[2:])[0]
+
+
 def label_maps(
-    network: MultiScale,
-    items: Sequence[Item],
-    *,
-    mean_bgr: Sequence[float],
-    crop_size: int,
-    batch_size: int,
-    device: torch.device,
-    autocast: torch.dtype | None = None,
-    workers: int = 0,
-) -> Iterator[list[tuple[Item, torch.Tensor, torch.Tensor | None]]]:
+    network: MultiScale, items: Sequence[Item], settings: dict[str, dict], compute: Compute
+) -> Iterator[list[tuple[PaddedImage, torch.Tensor]]]:
     """Labels the pixels of every image of a list.
 
     Args:
-        network: On `device`; put into evaluation mode.
+        network: On the device; put into evaluation mode.
         items: With labels or without.
-        mean_bgr: Subtracted from each channel, grey levels.
-        crop_size: Test crop, pixels; grows for a larger image.
-        batch_size: Neighbours in the list whose padded sizes are equal are scored together.
-        device: Where the network is.
-        autocast: bfloat16, or None for float32.
-        workers: Threads that read ahead.
+        settings: The row's, as of `padded_batches`.
+        compute: Where and how.
 
     Yields:
-        Of one batch, for every image: the item, its (H, W) uint8 or int16 classes on `device`, and its (H, W) uint8 label or None.
+        Of one batch, every image and its (H, W) uint8 or int16 classes on the device.
 
     Raises:
         ValueError, FileNotFoundError: A file is unusable; the message names it.
     """
     network.eval()
-    read = _read_ahead(lambda item: (item, *read_test_item(item, tuple(mean_bgr), crop_size)), items, workers)
-    for _, group in itertools.groupby(read, key=lambda entry: entry[1].shape):
-        while batch := list(itertools.islice(group, batch_size)):
-            data = torch.cat([data for _, data, _, _ in batch]).to(device)
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                predictions = predict(network, data)
-            yield [
-                (item, prediction[:height, :width], label)
-                for prediction, (item, _, label, (height, width)) in zip(predictions, batch, strict=True)
-            ]
+    for images, data in padded_batches(items, settings, compute):
+        with compute.autocast():
+            predictions = predict(network, data)
+        yield [(image, p[: image.size[0], : image.size[1]]) for image, p in zip(images, predictions, strict=True)]
 
 
 def evaluate(
     network: MultiScale,
     items: Sequence[Item],
-    *,
-    num_classes: int,
-    ignore_label: int,
+    settings: dict[str, dict],
+    compute: Compute,
     progress: Callable[[int], None] = lambda images: None,
-    **how: Any,
 ) -> np.ndarray:
     """Scores a list of images.
 
     Args:
         network: As for `label_maps`.
         items: With labels.
-        num_classes: Background included.
-        ignore_label: The label that counts for nothing.
+        settings: The row's; data.class_names and data.ignore_label too.
+        compute: Where and how.
         progress: Called with the number of images just finished; what it raises ends the evaluation.
-        how: The rest of what `label_maps` takes.
 
     Returns:
-        (num_classes, num_classes) int64 confusion matrix: row = label, column = prediction.
+        (C, C) int64 confusion matrix: row = label, column = prediction.
 
     Raises:
         ValueError, FileNotFoundError: A file is unusable; the message names it.
     """
-    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for batch in label_maps(network, items, **how):
-        for _, prediction, label in batch:
-            counts += confusion_matrix(prediction, label.to(prediction.device), num_classes, ignore_label).cpu()
+    counts = ConfusionMatrix(len(settings["data"]["class_names"]), settings["data"]["ignore_label"])
+    for batch in label_maps(network, items, settings, compute):
+        for image, prediction in batch:
+            counts.add(prediction, image.label.to(prediction.device))
         progress(len(batch))
-    return counts.numpy()
+    return counts.result()

@@ -8,32 +8,50 @@ import torch
 from repro import ops
 
 
-def confusion_matrix(
-    prediction: torch.Tensor, label: torch.Tensor, num_classes: int, ignore_label: int = 255
-) -> torch.Tensor:
-    """Counts pixels by label and prediction.
+class ConfusionMatrix:
+    """Counts pixels by label and prediction, on their device; reading the result is the only time that waits for it.
 
     Args:
-        prediction: Classes 0..num_classes-1, any shape, any integer type.
-        label: Of the same shape; `ignore_label` counts for nothing.
         num_classes: Background included.
-        ignore_label: The label left out.
-
-    Returns:
-        (num_classes, num_classes) int64 on the inputs' device: row = label, column = prediction.
-
-    Raises:
-        ValueError: The shapes differ, or a label or prediction is outside the classes.
+        ignore_label: The label that counts for nothing.
     """
-    counts, outside = ops.confusion_matrix(prediction, label, num_classes, ignore_label)
-    if outside.item():
-        valid = label != ignore_label
-        for name, values in (("label", label[valid]), ("prediction", prediction[valid])):
-            if not 0 <= int(values.min()) <= int(values.max()) < num_classes:
-                raise ValueError(
-                    f"confusion_matrix: {name} must be 0..{num_classes - 1}; got {int(values.min())}..{int(values.max())}; check the number of classes"
-                )
-    return counts
+
+    def __init__(self, num_classes: int, ignore_label: int = 255):
+        self._num_classes, self._ignore_label = num_classes, ignore_label
+        self._counts: torch.Tensor | None = None
+        self._outside: torch.Tensor | None = None
+
+    def add(self, prediction: torch.Tensor, label: torch.Tensor) -> None:
+        """Counts an image.
+
+        Args:
+            prediction: Classes 0..num_classes-1, any shape, any integer type.
+            label: Of the same shape and device; classes or `ignore_label`.
+
+        Raises:
+            ValueError: The shapes differ.
+        """
+        counts, outside = ops.confusion_matrix(prediction, label, self._num_classes, self._ignore_label)
+        self._counts = counts if self._counts is None else self._counts.add_(counts)
+        self._outside = outside if self._outside is None else self._outside.add_(outside)
+
+    def result(self) -> np.ndarray:
+        """Reads the counts.
+
+        Returns:
+            (num_classes, num_classes) int64: row = label, column = prediction.
+
+        Raises:
+            ValueError: A label or prediction was outside the classes.
+        """
+        if self._counts is None:
+            return np.zeros((self._num_classes, self._num_classes), np.int64)
+        if outside := int(self._outside):
+            raise ValueError(
+                f"confusion matrix: labels and predictions must be 0..{self._num_classes - 1}, labels or {self._ignore_label}; "
+                f"got {outside} pixels with another; check the number of classes"
+            )
+        return self._counts.cpu().numpy()
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:

@@ -11,23 +11,21 @@ from torch import nn
 
 from repro.models.attention import Attention
 from repro.models.largefov import OUTPUT_STRIDE, LargeFOV
-from repro.models.layers import Dropout, convolutions
-from repro.ops import interp, merge_scores
+from repro.models.layers import convolutions
+from repro.ops import interp
 
 
 class Output(NamedTuple):
-    """What the network computes.
+    """What the network computes: every scale's own scores, and what merges them; nothing is merged here.
 
-    merged: (N, C, H, W) scores, H and W those of the finest scale's map.
-    scores: each scale's own raw scores (N, C, H_s, W_s), in the order of the scales.
-    weights: (N, S, H, W) attention weights, or None.
-    logits: (N, S, H, W) before the softmax over scales, or None.
+    scores: Of each scale (N, C, H_s, W_s), raw, in the order of the scales, the finest first.
+    logits: (N, S, H_0, W_0) of the attention before its softmax over scales, or None.
+    mode: Of `repro.ops.merge_scores` and `repro.ops.predict`; "average" for a single scale, whose average is itself.
     """
 
-    merged: torch.Tensor
     scores: list[torch.Tensor]
-    weights: torch.Tensor | None
     logits: torch.Tensor | None
+    mode: str
 
 
 def exact(scale: float) -> Fraction:
@@ -98,18 +96,10 @@ class MultiScale(nn.Module):
             size = [scaled_size(side, self.scales[s]) for side in x.shape[2:]]
             layers[s] = self.net(x if size == list(x.shape[2:]) else interp(x, size))
         scores = [layer["fc8"] for layer in layers]
-        if self.merge == "none":
-            return Output(scores[0], scores, None, None)
-        logits = (
-            self.attention([layer[self.attention_input] for layer in layers]) if self.attention is not None else None
-        )
-        merged, weights = merge_scores(scores, logits, self.merge)
-        return Output(merged, scores, weights, logits)
+        if self.attention is None:
+            return Output(scores, None, "average" if self.merge == "none" else self.merge)
+        return Output(scores, self.attention([layer[self.attention_input] for layer in layers]), "attention")
 
     def convolutions(self) -> dict[str, nn.Conv2d]:
         """Lists the convolutions by their Caffe layer names, in the network's order."""
         return convolutions(self)
-
-    def dropouts(self) -> dict[str, Dropout]:
-        """Lists the dropout layers by their Caffe names."""
-        return {name.rpartition(".")[2]: module for name, module in self.named_modules() if isinstance(module, Dropout)}

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from repro.device import choose_device, planned_device
+from repro.device import Compute, choose_device, planned_device
 from repro.evaluate import archive as submission
 from repro.files import write_text
 from repro.protocol import load_protocol
@@ -18,10 +18,11 @@ from repro.records.store import git_state
 from repro.records.tables import as_markdown, as_text
 from repro.run.cost import row_flops
 from repro.run.dry_run import idle_lines, plan_lines
+from repro.run.inputs import Given
 from repro.run.jobs import Sources, table_records, train_all
+from repro.run.options import Options
 from repro.run.plan import Plan, list_lines, parse_shard, share, tables_of
-from repro.run.row import Options
-from repro.shell import check_writable, exit_code, log
+from repro.shell import check_writable, exit_code, log, one_line
 from repro.visualize import figures_of_run
 
 _stop_asked = False
@@ -100,7 +101,7 @@ def make_options(arguments: argparse.Namespace, device, synthetic: bool) -> Opti
         workers = 0 if synthetic else max(1, (os.cpu_count() or 1) - 1)
     if workers < 0:
         raise ValueError(f"--workers: must be at least 0; got {workers}; use 0 to decode in the training process")
-    return Options(arguments.out, device, arguments.precision, workers, lambda: bool(_stop_asked))
+    return Options(arguments.out, Compute(device, arguments.precision, workers), lambda: bool(_stop_asked))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -137,7 +138,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable(options.out)
     for line in idle_lines(plan):
         log(line)
-    sources = Sources(arguments.data_root, arguments.weights, arguments.subset, plan, jobs, options)
+    given = Given(arguments.data_root, arguments.weights, arguments.subset)
+    sources = Sources(given, plan, jobs, options)
     found, waiting = train_all(plan, jobs, sources, options)
     draw_figures(plan, arguments, options)
     for protocol in plan.tables:
@@ -163,9 +165,9 @@ def draw_figures(plan: Plan, arguments: argparse.Namespace, options: Options) ->
             )
             continue
         try:
-            figures_of_run(options.out, protocol.name, device=options.device, log=log)
-        except (ValueError, OSError) as error:
-            log(f"{protocol.name}: no figures; {error}")
+            figures_of_run(options.out, protocol.name, device=options.compute.device, log=log)
+        except Exception as error:  # whatever a figure fails of, the table is printed
+            log(f"{protocol.name}: no figures; {one_line(error)}")
 
 
 def ask_to_stop(signum: int, frame: object) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from repro.protocol import PROTOCOLS, Row
 from repro.records.store import record_path
 from repro.run.cost import duration, estimate, forward_flops, recorded_speeds, row_flops, test_images, training_images
+from repro.run.options import Options
 from repro.run.plan import Job, Plan
-from repro.run.row import Options
 
 
 def idle_lines(plan: Plan) -> list[str]:
@@ -45,9 +45,9 @@ def plan_lines(plan: Plan, jobs: list[Job], options: Options, device_name: str) 
     lines = [f"{protocol.name}: {protocol.title}" for protocol in plan.tables]
     lines.append(
         f"{len({job.key[:2] for job in jobs})} rows, {len(jobs)} trainings; records under {options.out}; "
-        f"device {options.device} ({device_name or 'of unknown name'}), {options.precision}"
+        f"device {options.compute.device} ({device_name or 'of unknown name'}), {options.compute.precision}"
     )
-    speeds = recorded_speeds([options.out, PROTOCOLS / "measured"], device_name, options.precision)
+    speeds = recorded_speeds([options.out, PROTOCOLS / "measured"], device_name, options.compute.precision)
     total = 0.0
     unknown = False
     tables: dict[str, dict[str, list[Job]]] = {}

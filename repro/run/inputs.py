@@ -14,7 +14,10 @@ from repro.data.lists import Item, check_items, fingerprint, read_items
 from repro.data.synthetic.cache import draw_data
 from repro.files import write_json
 from repro.models.weights import load_caffemodel
-from repro.protocol import Protocol, Row
+from repro.protocol import Row
+from repro.run.options import Options
+from repro.run.plan import Job
+from repro.run.stage import stage_of
 
 BUNDLED_WEIGHTS = Path(caffe_weights.__file__).parent
 
@@ -37,6 +40,33 @@ class Inputs:
     weights: Path | None
     weights_sha256: str | None
     deviates: dict[str, Any] = field(default_factory=dict)
+
+    def after_stage(self, weights: Path, deviates: dict[str, Any]) -> Inputs:
+        """Puts in the weights that a stage trained; what the stage deviates in, the row does.
+
+        Args:
+            weights: The stage's .caffemodel.
+            deviates: Of the stage's record.
+        """
+        inherited = {f"stage.{key}": value for key, value in deviates.items()}
+        own = self.deviates | inherited
+        return replace(self, weights=weights, weights_sha256=caffe_weights.sha256(weights), deviates=own)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command says of data and weights.
+
+    data_root: A data set's folder, or one that holds several; None for synthetic data.
+    weights: As --weights.
+    subset: Whether the lists may be shorter than the protocol's.
+    several: Whether the command's rows need several data sets.
+    """
+
+    data_root: Path | None = None
+    weights: str | None = None
+    subset: bool = False
+    several: bool = False
 
 
 def dataset_root(data_root: Path, dataset: str, several: bool) -> Path:
@@ -135,9 +165,9 @@ def read_lists(row: Row, data_root: Path, subset: bool) -> tuple[list[Item], lis
     return train, tested, deviates
 
 
-def check_once(items: list[Item], data_sha256: str, row: Row, out: Path, workers: int) -> None:
+def check_once(items: list[Item], data_sha256: str, row: Row, options: Options) -> None:
     """Decodes every image and label, unless the same files already passed for this output folder."""
-    marker = out / f"data_checked-{data_sha256[:16]}.json"
+    marker = options.out / f"data_checked-{data_sha256[:16]}.json"
     data = row.settings["data"]
     state = {"data_sha256": data_sha256, "num_classes": len(data["class_names"]), "ignore_label": data["ignore_label"]}
     try:
@@ -145,51 +175,41 @@ def check_once(items: list[Item], data_sha256: str, row: Row, out: Path, workers
             return
     except (OSError, ValueError):
         pass
-    check_items(items, len(data["class_names"]), data["ignore_label"], workers=max(workers, 1))
+    check_items(items, len(data["class_names"]), data["ignore_label"], workers=max(options.compute.workers, 1))
     write_json(marker, state)
 
 
-def prepare(
-    protocol: Protocol,
-    row: Row,
-    data_root: Path | None,
-    weights: str | None,
-    subset: bool,
-    out: Path,
-    workers: int,
-    several: bool = False,
-) -> Inputs:
+def prepare(job: Job, given: Given, options: Options) -> Inputs:
     """Finds and checks everything that a row reads, and all rows of the same `source_key`.
 
     Args:
-        protocol, row: Which row.
-        data_root: As for `dataset_root`, or None for synthetic data.
-        weights: As --weights. Where the row's weights come from a stage they are left open, to be put in by `after_stage`.
-        subset: Whether the lists may be shorter than the protocol's.
-        out: Where to remember which data were checked.
-        workers: Threads.
-        several: As for `dataset_root`.
+        job: Of which row. Where its weights come from a stage they are left open, to be put in by `Inputs.after_stage`.
+        given: What the command says.
+        options: How to run; its output folder remembers which data were checked.
 
     Raises:
         FileNotFoundError, ValueError: Something is missing or unusable; nothing was trained.
     """
+    row, data_root = job.row, given.data_root
     if data_root is None and "synthetic" not in row.settings:
-        raise FileNotFoundError(f"{protocol.name}: --data-root must be given; got none; {expected_files(row, None)}")
+        raise FileNotFoundError(
+            f"{job.protocol.name}: --data-root must be given; got none; {expected_files(row, None)}"
+        )
     staged = stage_of(row) is not None
     roots = [data_root] if data_root is not None else []
-    if data_root is not None and several and not (data_root / row.dataset).is_dir():
+    if data_root is not None and given.several and not (data_root / row.dataset).is_dir():
         raise FileNotFoundError(
-            f"{data_root / row.dataset}: must be the folder of this data set, for {protocol.name} {row.id}; got no such folder; {expected_files(row, data_root / row.dataset)}"
+            f"{data_root / row.dataset}: must be the folder of this data set, for {job.protocol.name} {row.id}; got no such folder; {expected_files(row, data_root / row.dataset)}"
         )
     if data_root is not None:
-        data_root = dataset_root(data_root, row.dataset, several)
+        data_root = dataset_root(data_root, row.dataset, given.several)
         roots = list(dict.fromkeys([data_root, *roots]))
-    weights_path = None if staged else find_weights(row, roots, weights)
+    weights_path = None if staged else find_weights(row, roots, given.weights)
     if data_root is None:
         data_root = draw_data(row.settings)
-    train, val, deviates = read_lists(row, data_root, subset)
+    train, val, deviates = read_lists(row, data_root, given.subset)
     data_sha256 = hashlib.sha256((fingerprint(train) + fingerprint(val)).encode()).hexdigest()
-    check_once(train + val, data_sha256, row, out, workers)
+    check_once(train + val, data_sha256, row, options)
     sha256 = None
     if weights_path is None:
         deviates |= {} if staged else {"weights": "none"}
@@ -200,33 +220,11 @@ def prepare(
     return Inputs(train, val, data_sha256, weights_path, sha256, deviates)
 
 
-def stage_of(row: Row) -> dict[str, str] | None:
-    """Names the protocol and row whose trained weights a row starts from, or None; a row that is only evaluated starts from nothing."""
-    return row.settings.get("stage") if row.settings["solver"]["max_iter"] > 0 else None
-
-
 def source_key(row: Row) -> str:
     """Names what a row reads: rows of the same name share their inputs."""
     settings = row.settings
     own = {key: settings[key] for key in ("data", "weights", "synthetic", "submission") if key in settings}
     return json.dumps([row.dataset, stage_of(row), settings["solver"]["max_iter"] > 0, own], sort_keys=True)
-
-
-def after_stage(inputs: Inputs, weights: Path, deviates: dict[str, Any]) -> Inputs:
-    """Puts the weights that a stage trained into the inputs of a row; what the stage deviates in, the row does.
-
-    Args:
-        inputs: As `prepare` made them.
-        weights: The stage's .caffemodel.
-        deviates: Of the stage's record.
-    """
-    inherited = {f"stage.{key}": value for key, value in deviates.items()}
-    return replace(
-        inputs,
-        weights=weights,
-        weights_sha256=caffe_weights.sha256(weights),
-        deviates=inputs.deviates | inherited,
-    )
 
 
 def load_weights(network, path: Path | None, complete: bool = False) -> str:

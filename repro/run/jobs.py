@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+from dataclasses import replace
 
 from repro.models import MultiScale, build
 from repro.models.weights import KEEPS_FILLER
 from repro.protocol import Protocol
 from repro.records.tables import Records, per_class_line, records_of
-from repro.run.inputs import Inputs, after_stage, load_weights, prepare, source_key, stage_of
+from repro.run.inputs import Given, Inputs, load_weights, prepare, source_key
+from repro.run.options import Options
 from repro.run.plan import Job, Plan
-from repro.run.row import Options, existing_record, run_row, stage_weights
+from repro.run.row import existing_record, run_row
+from repro.run.stage import stage_of, stage_weights
 from repro.shell import log
 
 Found = dict[tuple[str, str, int], dict]  # Job.key -> its record
@@ -21,7 +23,7 @@ class Sources:
     """Everything that the jobs of a command read, found and checked once, before the first is trained.
 
     Args:
-        data_root, weights, subset: As for `repro.inputs.prepare`.
+        given: What the command says of data and weights.
         plan: The whole plan.
         jobs: Of this machine.
         options: How to run.
@@ -30,24 +32,13 @@ class Sources:
         FileNotFoundError, ValueError: Something is missing or unusable, a setting is wrong, or weights do not fit.
     """
 
-    def __init__(
-        self, data_root: Path | None, weights: str | None, subset: bool, plan: Plan, jobs: list[Job], options: Options
-    ):
+    def __init__(self, given: Given, plan: Plan, jobs: list[Job], options: Options):
         self._plan, self._out = plan, options.out
         self._prepared: dict[str, Inputs] = {}
-        several = len({job.row.dataset for job in plan.jobs}) > 1
+        given = replace(given, several=len({job.row.dataset for job in plan.jobs}) > 1)
         for job in jobs:
             if source_key(job.row) not in self._prepared:
-                self._prepared[source_key(job.row)] = prepare(
-                    job.protocol,
-                    job.row,
-                    data_root,
-                    weights,
-                    subset,
-                    options.out,
-                    options.workers,
-                    several,
-                )
+                self._prepared[source_key(job.row)] = prepare(job, given, options)
         # A wrong setting of the last row, or a foreign caffemodel, shall be found before the first row is trained.
         for job in {job.key[:2]: job for job in jobs}.values():
             network = _network(job)
@@ -68,7 +59,7 @@ class Sources:
         if inputs is None or stage_of(job.row) is None:
             return inputs
         record = found.get(self._plan.stage_job(job.row).key)
-        return after_stage(inputs, stage_weights(record, self._out), record["deviates"]) if record else None
+        return inputs.after_stage(stage_weights(record, self._out), record["deviates"]) if record else None
 
 
 def _network(job: Job) -> MultiScale:
@@ -95,7 +86,7 @@ def look(job: Job, sources: Sources, found: Found, options: Options) -> None:
     """
     inputs = sources.of(job, found)
     if job.key not in found and (inputs is not None or stage_of(job.row) is None):
-        record = existing_record(job.protocol, job.row, job.seed, inputs, options)
+        record = existing_record(job, inputs, options)
         found |= {job.key: record} if record else {}
 
 
@@ -133,7 +124,7 @@ def train_all(plan: Plan, jobs: list[Job], sources: Sources, options: Options) -
                 log(f"{title}: recorded, {value_text(found[job.key])}")
                 continue
         log(title)
-        record = found[job.key] = run_row(job.protocol, job.row, job.seed, sources.of(job, found), options)
+        record = found[job.key] = run_row(job, sources.of(job, found), options)
         paper = f" (paper {job.row.printed})" if job.row.printed else ""
         what = "mean IoU" if job.row.metric == "mean_iou" else f"IoU of {job.row.metric}"
         log(f"{title}: {what} {value_text(record)}{paper}, {record['run']['seconds']:.0f} s; {per_class_line(record)}")
@@ -150,7 +141,7 @@ def table_records(protocol: Protocol, plan: Plan, found: Found, sources: Sources
             record = found.get(job.key)
             if record is None:
                 with contextlib.suppress(ValueError):
-                    record = existing_record(job.protocol, job.row, seed, sources.of(job, found), options)
+                    record = existing_record(job, sources.of(job, found), options)
             if record:
                 every.setdefault(job.protocol.name, {}).setdefault(job.row.id, []).append(record)
     return records_of(protocol, every)

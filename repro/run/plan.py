@@ -9,7 +9,7 @@ from pathlib import Path
 
 from repro.protocol import PAPER, Protocol, Row, load_protocol
 from repro.records.store import read_record, record_path
-from repro.run.inputs import stage_of
+from repro.run.stage import stage_of
 
 # A stage is trained once, whatever the seeds of the rows that start from it: they share its weights as they would share a published file.
 STAGE_SEED = 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from repro.models import Output, output_stride
-from repro.ops import segmentation_loss
+from repro.ops import merge_scores, segmentation_loss
 
 
 def losses(
@@ -29,7 +29,10 @@ def losses(
         has its scores resized to the finest map, since Interp cannot shrink labels by 3/4 (the authors' own comment).
     """
     stride = int(output_stride(scales[0]))
-    result = {"loss": segmentation_loss(output.merged, labels, stride, ignore_label)}
+    merged = output.scores[0]
+    if len(scales) > 1:
+        merged = merge_scores(output.scores, output.logits, output.mode, return_weights=False)[0]
+    result = {"loss": segmentation_loss(merged, labels, stride, ignore_label)}
     if extra_supervision:
         for scale, scores in zip(scales, output.scores, strict=True):
             own = output_stride(scale)

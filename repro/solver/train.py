@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from repro.data.lists import Item
 from repro.data.stream import ImageSegData
+from repro.device import Compute
 from repro.models import MultiScale
 from repro.solver.loss import losses
 from repro.solver.sgd import Solver
+from repro.solver.snapshot import Snapshot, load_parameters, parameter_shapes, read_snapshot, write_snapshot
 
-SNAPSHOT_FORMAT = 1
+
+@dataclass(frozen=True)
+class Sitting:
+    """One process's share of a training.
+
+    seed: Caffe's random_seed, of the data's order and transform and of dropout.
+    identity: Names the run in its snapshot.
+    snapshot: The snapshot's file.
+    compute: Where and how.
+    circumstances: What may change a sum's last bits, in words; a snapshot remembers those of every sitting.
+    should_stop: Asked between iterations; where it says so a snapshot is written and KeyboardInterrupt raised.
+    """
+
+    seed: int
+    identity: str
+    snapshot: Path
+    compute: Compute
+    circumstances: dict[str, str] = field(default_factory=dict)
+    should_stop: Callable[[], bool] = lambda: False
 
 
 def make_solver(network: MultiScale, settings: dict) -> Solver:
@@ -28,57 +48,6 @@ def make_solver(network: MultiScale, settings: dict) -> Solver:
     return Solver(layers, settings["solver"], lr_mult, model["decay_mult"])
 
 
-def save_snapshot(path: Path, identity: str, solver: Solver, curve: list[float], seconds: float) -> None:
-    """Writes everything that the rest of a run depends on; atomically, so that a killed run leaves the old snapshot or the new one.
-
-    Random numbers need no saving: they are functions of the seed and the iteration.
-    """
-    state = {
-        "format": SNAPSHOT_FORMAT,
-        "identity": identity,
-        "iteration": solver.iteration,
-        "parameters": {
-            name: parameter.detach().cpu() for name, parameter in zip(solver.history, solver.parameters, strict=True)
-        },
-        "history": {name: value.cpu() for name, value in solver.history.items()},
-        "curve": torch.tensor(curve, dtype=torch.float64),
-        "seconds": seconds,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def load_snapshot(path: Path, identity: str, solver: Solver) -> tuple[list[float], float]:
-    """Puts a snapshot's values into the solver's parameters and history.
-
-    Returns:
-        The loss curve so far and the seconds it took.
-
-    Raises:
-        ValueError: The file is damaged, or another run's.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != SNAPSHOT_FORMAT or state["identity"] != identity:
-            raise ValueError("another run's snapshot (settings, data, weights, seed or precision differ)")
-        with torch.no_grad():
-            for name, parameter in zip(solver.history, solver.parameters, strict=True):
-                parameter.copy_(state["parameters"][name])
-                solver.history[name].copy_(state["history"][name])
-        solver.iteration = state["iteration"]
-        return state["curve"].tolist(), state["seconds"]
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{path}: must be a snapshot of this very run; got {reason}; delete it to start the row again, or choose another --out"
-        ) from error
-
-
 def iteration_seed(seed: int, iteration: int) -> int:
     """Mixes the run's seed with an iteration, so that an iteration's dropout is the same in an interrupted run (SplitMix64)."""
     z = (seed * 0x9E3779B97F4A7C15 + (iteration + 1) * 0xBF58476D1CE4E5B9) % 2**64
@@ -87,118 +56,141 @@ def iteration_seed(seed: int, iteration: int) -> int:
     return (z ^ (z >> 31)) >> 1
 
 
-def train(
-    network: MultiScale,
-    items: list[Item],
-    settings: dict,
-    *,
-    seed: int,
-    identity: str,
-    snapshot: Path,
-    device: torch.device,
-    autocast: torch.dtype | None = None,
-    workers: int = 0,
-    report: Callable[[int, float, float], None] = lambda iteration, loss, rate: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[list[float], float]:
-    """Trains a network to the protocol's last iteration, going on from its snapshot where there is one.
+class Training:
+    """The training of a network to its protocol's last iteration, going on from its snapshot where there is one.
 
     Args:
-        network: On `device`, with its initial weights; changed in place.
+        network: On the sitting's device, with its initial weights; changed in place.
         items: The training list.
-        settings: The row's settings.
-        seed: Caffe's random_seed, of the data's order and transform and of dropout.
-        identity: Names this very run in its snapshot.
-        snapshot: The snapshot's file.
-        device: Where the network is.
-        autocast: bfloat16, or None for float32.
-        workers: Processes that decode ahead.
-        report: Called now and then with the iteration just done (from 1), its loss and its rate.
-        should_stop: Asked between iterations; where it says so a snapshot is written and KeyboardInterrupt raised.
+        settings: The row's.
+        sitting: This process's share.
 
-    Returns:
-        The loss of every iteration (the sum over all losses, mean over iter_size batches), and the seconds of training of all sittings.
+    Attributes:
+        curve: The loss of every iteration so far (the sum over all losses, mean over iter_size batches).
+        seconds: Of training, of all sittings so far.
+        sittings: The circumstances of each sitting that changed them, this one's last.
 
     Raises:
-        ValueError: A file is unusable, or the snapshot is another run's.
-        RuntimeError: The loss is no longer finite.
-        KeyboardInterrupt: should_stop said so.
+        ValueError: The snapshot is damaged or another run's.
 
     Caffe: src/caffe/solver.cpp, Solver::Step.
     """
-    solver = make_solver(network, settings)
-    table, transform = settings["solver"], settings["transform"]
-    curve, seconds = load_snapshot(snapshot, identity, solver) if snapshot.exists() else ([], 0.0)
-    if solver.iteration < table["max_iter"]:
-        report(solver.iteration, curve[-1] if curve else float("nan"), 0.0)
-    stream = iter(
-        ImageSegData(
-            items,
+
+    def __init__(self, network: MultiScale, items: list[Item], settings: dict, sitting: Sitting):
+        self._network, self._items, self._settings, self._sitting = network, items, settings, sitting
+        self._solver = make_solver(network, settings)
+        self.curve: list[float] = []
+        self.seconds = 0.0
+        self.sittings: list[dict[str, str]] = []
+        if sitting.snapshot.exists():
+            self._restore(read_snapshot(sitting.snapshot, sitting.identity, parameter_shapes(network)))
+        if not self.sittings or (self.sittings[-1] != sitting.circumstances and not self.finished):
+            self.sittings.append(sitting.circumstances)
+        self._saved = self.iteration
+        self._pending: list[torch.Tensor] = []  # losses still on the device: reading each at once would make it wait
+
+    @property
+    def iteration(self) -> int:
+        """The next iteration, counted from 0."""
+        return self._solver.iteration
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last iteration is done."""
+        return self.iteration >= self._settings["solver"]["max_iter"]
+
+    def run(self, report: Callable[[int, float, float], None] = lambda iteration, loss, rate: None) -> None:
+        """Trains to the end.
+
+        Args:
+            report: Called now and then with the iteration just done (from 1), its loss and its rate.
+
+        Raises:
+            ValueError: A file is unusable.
+            RuntimeError: The loss is no longer finite.
+            KeyboardInterrupt: The sitting's should_stop said so.
+        """
+        if self.finished:
+            return
+        table = self._settings["solver"]
+        stream = iter(self._stream())
+        self._network.train()
+        started, before = time.monotonic(), self.seconds
+        try:
+            while not self.finished:
+                stop = self._sitting.should_stop()
+                if not stop:
+                    rate = self._step(stream)
+                    if self.iteration % table["display"] == 0 or self.finished:
+                        report(self.iteration, self._settle(), rate)
+                self.seconds = before + time.monotonic() - started
+                if self._saved < self.iteration and (stop or self.iteration % table["snapshot"] == 0 or self.finished):
+                    self._save()
+                if stop:
+                    raise KeyboardInterrupt
+        finally:
+            del stream
+        self.seconds = before + time.monotonic() - started
+
+    def _stream(self) -> ImageSegData:
+        table, transform = self._settings["solver"], self._settings["transform"]
+        return ImageSegData(
+            self._items,
             batch_size=table["batch_size"],
             crop_size=transform["crop_size"],
             mean_bgr=tuple(transform["mean_bgr"]),
             mirror=transform["mirror"],
             scale_factors=transform["scale_factors"],
             shuffle=True,
-            ignore_label=settings["data"]["ignore_label"],
-            seed=seed,
-            start_batch=solver.iteration * table["iter_size"],
-            workers=workers if solver.iteration < table["max_iter"] else 0,
+            ignore_label=self._settings["data"]["ignore_label"],
+            seed=self._sitting.seed,
+            start_batch=self.iteration * table["iter_size"],
+            workers=self._sitting.compute.workers,
         )
-    )
-    pending: list[torch.Tensor] = []  # losses still on the device: reading each at once would make it wait
 
-    def settle() -> float:
-        for loss in torch.stack(pending).tolist() if pending else []:
-            curve.append(loss)
+    def _step(self, stream) -> float:
+        """Does one iteration; returns its rate."""
+        compute, iter_size = self._sitting.compute, self._settings["solver"]["iter_size"]
+        torch.manual_seed(iteration_seed(self._sitting.seed, self.iteration))
+        self._solver.zero_grad()
+        total = torch.zeros((), dtype=torch.float64, device=compute.device)
+        for _ in range(iter_size):
+            data, label = (part.to(compute.device, non_blocking=True) for part in next(stream))
+            with compute.autocast():
+                output = self._network(data)
+            extra = self._settings["model"]["extra_supervision"]
+            ignore = self._settings["data"]["ignore_label"]
+            loss = sum(losses(output, label, self._network.scales, extra, ignore).values())
+            loss.backward()
+            total += loss.detach()
+        rate = self._solver.step()
+        self._pending.append(total / iter_size)
+        return rate
+
+    def _settle(self) -> float:
+        """Reads the losses that are still on the device; returns the last."""
+        for loss in torch.stack(self._pending).tolist() if self._pending else []:
+            self.curve.append(loss)
             if not math.isfinite(loss):
                 raise RuntimeError(
-                    f"train: the loss must stay finite; got {loss} at iteration {len(curve)}; lower solver.base_lr"
+                    f"train: the loss must stay finite; got {loss} at iteration {len(self.curve)}; lower solver.base_lr"
                 )
-        pending.clear()
-        return curve[-1]
+        self._pending.clear()
+        return self.curve[-1]
 
-    saved = solver.iteration
+    def _save(self) -> None:
+        self._settle()
+        solver = self._solver
+        parameters = {n: p.detach().cpu() for n, p in zip(solver.history, solver.parameters, strict=True)}
+        history = {name: value.cpu() for name, value in solver.history.items()}
+        curve = torch.tensor(self.curve, dtype=torch.float64)
+        state = (self._sitting.identity, self.iteration, parameters, history, curve, self.seconds, self.sittings)
+        write_snapshot(self._sitting.snapshot, Snapshot(*state))
+        self._saved = self.iteration
 
-    def save() -> None:
-        nonlocal saved
-        settle()
-        save_snapshot(snapshot, identity, solver, curve, seconds + time.monotonic() - started)
-        saved = solver.iteration
-
-    network.train()
-    started = time.monotonic()
-    try:
-        while solver.iteration < table["max_iter"]:
-            if should_stop():
-                if solver.iteration > saved:
-                    save()
-                raise KeyboardInterrupt
-            torch.manual_seed(iteration_seed(seed, solver.iteration))
-            solver.zero_grad()
-            total = torch.zeros((), dtype=torch.float64, device=device)
-            for _ in range(table["iter_size"]):
-                data, label = (part.to(device, non_blocking=True) for part in next(stream))
-                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                    output = network(data)
-                loss = sum(
-                    losses(
-                        output,
-                        label,
-                        network.scales,
-                        settings["model"]["extra_supervision"],
-                        settings["data"]["ignore_label"],
-                    ).values()
-                )
-                loss.backward()
-                total += loss.detach()
-            rate = solver.step()
-            pending.append(total / table["iter_size"])
-            done = solver.iteration
-            if done % table["display"] == 0 or done == table["max_iter"]:
-                report(done, settle(), rate)
-            if done % table["snapshot"] == 0 or done == table["max_iter"]:
-                save()
-    finally:
-        del stream
-    return curve, seconds + time.monotonic() - started
+    def _restore(self, snapshot: Snapshot) -> None:
+        load_parameters(self._network, snapshot.parameters)
+        for name, value in snapshot.history.items():
+            self._solver.history[name].copy_(value)
+        self._solver.iteration = snapshot.iteration
+        self.curve, self.seconds, self.sittings = snapshot.curve.tolist(), snapshot.seconds, list(snapshot.sittings)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from repro.data.lists import Item
-from repro.evaluate.metrics import confusion_matrix, iou
+from repro.evaluate.metrics import ConfusionMatrix, iou
 from repro.visualize.network import Seen
 from repro.visualize.runs import Recorded
 
@@ -26,9 +26,9 @@ class Choice(NamedTuple):
 
 def count(seen: Seen, num_classes: int, ignore_label: int) -> np.ndarray:
     """Counts one image's pixels: (num_classes, num_classes) int64, row = label, column = prediction."""
-    return confusion_matrix(
-        torch.from_numpy(seen.prediction), torch.from_numpy(seen.label), num_classes, ignore_label
-    ).numpy()
+    counts = ConfusionMatrix(num_classes, ignore_label)
+    counts.add(torch.from_numpy(seen.prediction), torch.from_numpy(seen.label))
+    return counts.result()
 
 
 def image_iou(counts: np.ndarray) -> float | None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from repro.data.lists import Item
+from repro.device import Compute
 from repro.files import write_json
 from repro.solver.snapshot import trained_network
 from repro.visualize.choose import choose, count, image_iou, reference_run, rule
@@ -42,7 +43,7 @@ def _look_at_all(run: Recorded, items: Sequence[Item], device: torch.device) -> 
     classes, ignore = len(data["class_names"]), data["ignore_label"]
     found = _Pass([], [], [], np.zeros((classes, classes), np.int64))
     network = trained_network(run.record, run.snapshot).to(device)
-    for seen in see(network, items, run.record["settings"], device, run.record["provenance"]["precision"]):
+    for seen in see(network, items, run.record["settings"], Compute(device, run.record["provenance"]["precision"])):
         counts = count(seen, classes, ignore)
         found.ious.append(image_iou(counts))
         found.has_object.append(bool(counts[1:].any()))
@@ -54,7 +55,7 @@ def _look_at_all(run: Recorded, items: Sequence[Item], device: torch.device) -> 
 
 def _look_at(run: Recorded, items: Sequence[Item], device: torch.device) -> list[Seen]:
     network = trained_network(run.record, run.snapshot).to(device)
-    return list(see(network, items, run.record["settings"], device, run.record["provenance"]["precision"]))
+    return list(see(network, items, run.record["settings"], Compute(device, run.record["provenance"]["precision"])))
 
 
 def _first_seeds(runs: Sequence[Recorded]) -> list[Recorded]:

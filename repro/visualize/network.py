@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +10,11 @@ import numpy as np
 import torch
 
 from repro.data.lists import Item
-from repro.data.stream import read_test_item
+from repro.device import Compute
+from repro.evaluate.labels import padded_batches
 from repro.models import OUTPUT_STRIDE, MultiScale, Output, build
 from repro.models.weights import load_caffemodel
-from repro.ops import interp
+from repro.ops import interp, merge_scores, predict
 from repro.protocol import Row
 
 # What the mean of a scale's map is called.
@@ -59,25 +59,24 @@ def caffe_network(row: Row, weights: Path) -> MultiScale:
     return network.eval()
 
 
-def scale_maps(output: Output, merge: str) -> torch.Tensor | None:
-    """Says how much each scale counts at every position of the merged map.
+def scale_maps(output: Output) -> torch.Tensor | None:
+    """Says how much each scale counts at every position of the finest map.
 
     Args:
         output: Of a network.
-        merge: The network's.
 
     Returns:
         (N, S, H, W) in 0..1: the attention weights; for "max", 1 for the scale whose score won in the class that is predicted there; None for
-        "average" and "none", whose weights are the same everywhere.
+        "average", whose weights are the same everywhere.
 
     Paper: figures 4 and 5. Caffe: Eltwise MAX; of equal scores map 1 wins over map 0, a later map only where it is strictly greater.
     """
-    if merge == "attention":
-        return output.weights
-    if merge != "max":
+    if output.mode == "attention":
+        return merge_scores(output.scores, output.logits, output.mode)[1]
+    if output.mode != "max":
         return None
-    chosen = output.merged.argmax(1, keepdim=True)
-    size = output.merged.shape[2:]
+    size = output.scores[0].shape[2:]
+    chosen = predict(output.scores, mode="max")[0].long().unsqueeze(1)
     best = interp(output.scores[0], size).gather(1, chosen)
     winner = torch.zeros_like(chosen)
     for s, scores in enumerate(output.scores[1:], start=1):
@@ -87,18 +86,18 @@ def scale_maps(output: Output, merge: str) -> torch.Tensor | None:
     return torch.cat([winner == s for s in range(len(output.scores))], dim=1).float()
 
 
-def enlarged_maps(maps: torch.Tensor, merge: str, size: Sequence[int]) -> torch.Tensor:
+def enlarged_maps(maps: torch.Tensor, mode: str, size: Sequence[int]) -> torch.Tensor:
     """Enlarges maps to the input's size: attention weights as Caffe enlarges scores, binary maps without blending.
 
     Args:
         maps: (N, S, H, W), of `scale_maps`.
-        merge: "attention" or "max".
+        mode: "attention" or "max".
         size: (H_out, W_out), pixels, of the form 8k+1.
 
     Returns:
         (N, S, H_out, W_out).
     """
-    if merge == "attention":
+    if mode == "attention":
         return interp(maps, size)
     rows, columns = (
         ((torch.arange(side, device=maps.device) + OUTPUT_STRIDE // 2) // OUTPUT_STRIDE).clamp(max=maps.shape[axis] - 1)
@@ -108,41 +107,35 @@ def enlarged_maps(maps: torch.Tensor, merge: str, size: Sequence[int]) -> torch.
 
 
 @torch.no_grad()
-def look(
-    network: MultiScale, data: torch.Tensor, autocast: torch.dtype | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Labels a padded batch and maps its scales.
+def look(network: MultiScale, data: torch.Tensor, compute: Compute) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels a padded batch as the test does, and maps its scales.
 
     Args:
         network: In evaluation mode.
         data: (N, 3, P, P) BGR minus the mean on the network's device, P of the form 8k+1.
-        autocast: bfloat16, or None for float32.
+        compute: Where and how.
 
     Returns:
         (N, P, P) uint8 classes and (N, S, P, P) float32 maps (see Seen), or None.
-
-    Caffe: fc8_fusion, Interp with zoom_factor 8, argmax: as repro.evaluate.
     """
-    with torch.autocast(data.device.type, dtype=autocast, enabled=autocast is not None):
+    size = data.shape[2:]
+    with compute.autocast():
         output = network(data)
-        prediction = interp(output.merged, data.shape[2:]).argmax(1)
-    maps = scale_maps(output, network.merge)
+    prediction = predict(output.scores, output.logits, output.mode, size=size)[0]
+    maps = scale_maps(output)
     if maps is not None:
-        maps = enlarged_maps(maps.float(), network.merge, data.shape[2:]).cpu().numpy()
+        maps = enlarged_maps(maps.float(), output.mode, size).cpu().numpy()
     return prediction.to(torch.uint8).cpu().numpy(), maps
 
 
-def see(
-    network: MultiScale, items: Sequence[Item], settings: dict[str, Any], device: torch.device, precision: str = "fp32"
-) -> Iterator[Seen]:
+def see(network: MultiScale, items: Sequence[Item], settings: dict[str, Any], compute: Compute) -> Iterator[Seen]:
     """Looks at images as the test of a row does.
 
     Args:
-        network: On `device`, in evaluation mode.
+        network: On the device, in evaluation mode.
         items: What to look at.
         settings: The row's.
-        device: Where the network is.
-        precision: The record's: "bf16" computes as its test did.
+        compute: Where and how; "bf16" computes as the test of a record of that precision did.
 
     Yields:
         What is seen of item after item, cut to the image's size.
@@ -150,15 +143,11 @@ def see(
     Raises:
         FileNotFoundError, ValueError: A file is unusable; the message names it.
     """
-    autocast = torch.bfloat16 if precision == "bf16" else None
-    mean, test = tuple(settings["transform"]["mean_bgr"]), settings["test"]
-    read = (read_test_item(item, mean, test["crop_size"]) for item in items)
-    for _, group in itertools.groupby(read, key=lambda entry: entry[0].shape):
-        while batch := list(itertools.islice(group, test["batch_size"])):
-            predictions, maps = look(network, torch.cat([data for data, _, _ in batch]).to(device), autocast)
-            for i, (_, label, (height, width)) in enumerate(batch):
-                yield Seen(
-                    predictions[i, :height, :width],
-                    None if label is None else label.numpy(),
-                    None if maps is None else maps[i, :, :height, :width],
-                )
+    for images, data in padded_batches(items, settings, compute):
+        predictions, maps = look(network, data, compute)
+        for i, (_, label, (height, width)) in enumerate(images):
+            yield Seen(
+                predictions[i, :height, :width],
+                None if label is None else label.numpy(),
+                None if maps is None else maps[i, :, :height, :width],
+            )

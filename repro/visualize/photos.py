@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from repro.device import Compute
 from repro.models import OUTPUT_STRIDE, MultiScale
 from repro.visualize.draw import Panel, Strip, class_colours, draw_strips, overlay, save_png
 from repro.visualize.network import SHARE, look
@@ -172,7 +173,7 @@ def draw_photo(drawer: Drawer, photo: Path, out: Path) -> tuple[Drawn, bool]:
     settings, scales = drawer.settings, drawer.network.scales
     names = settings["data"]["class_names"]
     data = padded(image, settings["transform"]["mean_bgr"], settings["test"]["crop_size"])
-    labels, maps = look(drawer.network, data.to(drawer.device))
+    labels, maps = look(drawer.network, data.to(drawer.device), Compute(drawer.device))
     label = labels[0, :height, :width]
     laid = Image.fromarray(label).resize(display.shape[1::-1], Image.Resampling.NEAREST)
     panels = [Panel("image", display), Panel("labels", overlay(display, np.asarray(laid), class_colours(len(names))))]
