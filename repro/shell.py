@@ -46,8 +46,9 @@ def exit_code(
     except Exception as error:
         if show_traceback:
             traceback.print_exc()
-        # The first three are our messages; any other kind is named, for its text alone says little.
-        kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
+        # These are our messages; any other kind is named, for its text alone says little.
+        ours = isinstance(error, (ValueError, RuntimeError, OSError)) and not isinstance(error, RecursionError)
+        kind = "" if ours else f"{type(error).__name__}: "
         print(f"error: {kind}{one_line(error)}", file=sys.stderr)
         return 2
 
