@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from repro import __version__
 from repro.protocol import Protocol
 from repro.records.claims import NOT_MEASURED, claims, verdict
 from repro.records.tables import metric_name
@@ -26,6 +25,7 @@ from repro.report.measurements import (
     speed,
 )
 from repro.report.provenance import code_notes, differences_from_caffe, rulings
+from repro.version import __version__
 
 FORMAT = 1
 PACKAGE = Path(__file__).parents[1]

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from repro import __version__
 from repro.device import processor_name
 from repro.evaluate.archive import FOLDER, unfinished, write_archive, write_label_maps
 from repro.evaluate.labels import evaluate, label_maps
@@ -32,6 +31,7 @@ from repro.run.plan import Job
 from repro.shell import log
 from repro.solver.snapshot import identity_of
 from repro.solver.train import Sitting, Training
+from repro.version import __version__
 
 # Variables by which a user chooses instructions, and with them the last bits of sums.
 _INSTRUCTIONS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OPENBLAS_CORETYPE")
