@@ -5,15 +5,18 @@ import os
 import sys
 from pathlib import Path
 
-from caffe_weights import __version__, caffemodel, checksum, export, hdf5, network, prototxt, shrink, solverstate, stats
-from caffe_weights.model import Model, printable
+from caffe_weights import __version__
+from caffe_weights.deeplab import export, shrink
+from caffe_weights.files import caffemodel, checksum, hdf5, solverstate, stats
+from caffe_weights.files.model import Model, printable
+from caffe_weights.nets import network, prototxt
 
 TOOL = f"caffe_weights {__version__}"
 STATS_BYTES = 64 * 2**20  # larger files are listed without reading their values
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, 1 where `diff` finds differences, 2 on an error."""
+    """Runs one command; returns the exit code: 0, 1 where `diff` finds differences, 2 on an error."""
     options = _parser().parse_args(arguments)
     try:
         code = options.run(options)
@@ -49,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "convert",
         _convert,
-        "write a model as HDF5 (layout: caffe_weights/hdf5.py) or, if OUT ends in .caffemodel, as V2 protobuf",
+        "write a model as HDF5 (layout: caffe_weights/files/hdf5.py) or, if OUT ends in .caffemodel, as V2 protobuf",
     )
     sub.add_argument("file", type=Path)
     sub.add_argument("out", type=Path)
@@ -73,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--settings",
         type=Path,
         required=True,
-        help="TOML with the tables model, solver, data (caffe_weights/export.py)",
+        help="TOML with the tables model, solver, data (caffe_weights/deeplab/export.py)",
     )
     sub.add_argument("--name", help="network name and prefix of the files; the file's stem if not given")
     sub = command(
@@ -148,7 +151,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _unique(model: Model) -> dict[str, tuple[str, tuple]]:
-    """Key a model's layers by name; of several without blobs that share a name, one stays."""
+    """Keys a model's layers by name; of several without blobs that share a name, one stays."""
     return {layer.name: (layer.type, layer.blobs) for layer in model.layers}
 
 
@@ -159,7 +162,7 @@ def _defines(pairs: list[str]) -> dict[str, str]:
 
 
 def _geometry(model: Model, path: Path, defines: dict[str, str]) -> dict[str, network.ConvGeometry]:
-    """Read the convolutions of a prototxt and check the model's weights against them."""
+    """Reads the convolutions of a prototxt and checks the model's weights against them."""
     found, weights = {}, model.with_blobs()
     for layer in network.net_layers(prototxt.read_prototxt(path, defines), str(path)):
         geometry = network.conv_geometry(layer, str(path))

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import caffe_weights
+from caffe_weights.deeplab.spec import VGG16_LAYERS
 
 from .data.lists import read_items
 from .protocol import Row, load_protocol
@@ -33,9 +34,8 @@ def export_settings(row: Row, data_root: Path, mode: str) -> caffe_weights.Expor
         key: model[key]
         for key in ("scales", "merge", "extra_supervision", "pool5a", "dropout_ratio", "attention_input", "decay_mult")
     }
-    backbone = [f"conv{block}_{i}" for block in range(1, 6) for i in (1, 2, 3)] + ["fc6", "fc7"]
     lr_mult = (
-        dict.fromkeys(backbone, model["lr_mult"])
+        dict.fromkeys((layer.name for layer in VGG16_LAYERS), model["lr_mult"])
         | {"fc8": model["fc8_lr_mult"]}
         | dict.fromkeys(("att_conv1", "att_fc"), model["attention_lr_mult"])
     )

@@ -7,19 +7,15 @@ import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 import caffe_weights
-from caffe_weights.deeplab_spec import SHARED_COPY
+from caffe_weights.deeplab.spec import SHARED_COPY
 
 from .models.layers import convolutions
-
-if TYPE_CHECKING:
-    from .solver import Solver
 
 # Layers that a protocol initialises by a filler when the file does not have them; every other layer must come from the file.
 KEEPS_FILLER = ("fc8", "att_")
@@ -68,7 +64,7 @@ def load_caffemodel(
     prototxt: str | os.PathLike | None = None,
     defines: dict[str, str] | None = None,
 ) -> LoadReport:
-    """Copy a .caffemodel (any generation, or HDF5) into a network; nothing is copied unless everything fits.
+    """Copies a .caffemodel (any generation, or HDF5) into a network; nothing is copied unless everything fits.
 
     Args:
         net: its convolutions carry Caffe's layer names.
@@ -133,7 +129,7 @@ def load_caffemodel(
 
 
 def _matched(module: nn.Conv2d, layer: caffe_weights.Layer, path) -> list[tuple[nn.Parameter, np.ndarray]]:
-    """Pair a layer's blobs with the module's parameters.
+    """Pairs a layer's blobs with the module's parameters.
 
     Caffe: src/caffe/blob.cpp, Blob::ShapeEquals (a legacy blob has four axes, the missing leading ones are 1).
     """
@@ -160,7 +156,7 @@ def _matched(module: nn.Conv2d, layer: caffe_weights.Layer, path) -> list[tuple[
 
 
 def _check_copy(layer: caffe_weights.Layer, owner: caffe_weights.Layer | None, path) -> None:
-    """Raise unless a shared copy equals its owner bit for bit."""
+    """Raises unless a shared copy equals its owner bit for bit."""
     if owner is None:
         raise ValueError(
             f"{path}: layer {layer.name!r} must have its owner beside it; got a file without; use the whole model"
@@ -176,7 +172,7 @@ def _check_copy(layer: caffe_weights.Layer, owner: caffe_weights.Layer | None, p
 
 
 def _check_geometry(layers: dict[str, nn.Conv2d], prototxt, defines) -> None:
-    """Raise unless every convolution that net and network share has the same geometry in both."""
+    """Raises unless every convolution that net and network share has the same geometry in both."""
     net = caffe_weights.read_prototxt(prototxt, defines)
     for layer in caffe_weights.net_layers(net, str(prototxt)):
         copy = SHARED_COPY.fullmatch(layer.name)
@@ -201,7 +197,7 @@ def _check_geometry(layers: dict[str, nn.Conv2d], prototxt, defines) -> None:
 
 
 def save_caffemodel(net: nn.Module, path: str | os.PathLike, name: str = "") -> None:
-    """Write a network's convolutions as a V2 .caffemodel, one entry per layer (Caffe shares it with the other scales by param name).
+    """Writes a network's convolutions as a V2 .caffemodel, one entry per layer (Caffe shares it with the other scales by param name).
 
     Args:
         net: its convolutions carry Caffe's layer names.
@@ -216,41 +212,6 @@ def save_caffemodel(net: nn.Module, path: str | os.PathLike, name: str = "") -> 
 
 
 def parameters(module: nn.Conv2d) -> list[np.ndarray]:
-    """Return a convolution's weight and bias as arrays in Caffe's order and layout (out, in, kh, kw)."""
+    """Returns a convolution's weight and bias as arrays in Caffe's order and layout (out, in, kh, kw)."""
     tensors = [module.weight] if module.bias is None else [module.weight, module.bias]
     return [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
-
-
-def load_solverstate(solver: Solver, path: str | os.PathLike) -> caffe_weights.SolverState:
-    """Put a solver state of Caffe into a solver, so that training goes on where Caffe stopped.
-
-    The state holds momentum and iteration only; the weights are in the .caffemodel that its `learned_net` names, for load_caffemodel.
-
-    Args:
-        solver: of the same network; its history and iteration are replaced.
-        path: a .solverstate or .solverstate.h5.
-
-    Returns:
-        What was read.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: the file is damaged, or a buffer's number or shape is not the network's.
-
-    Caffe: src/caffe/solvers/sgd_solver.cpp, RestoreSolverStateFromBinaryProto (the history is in the net's order of learnable parameters).
-    """
-    state = caffe_weights.read_solverstate(path)
-    if len(state.history) != len(solver.history):
-        raise ValueError(
-            f"{path}: must have {len(solver.history)} buffers, one per parameter; got {len(state.history)}; use the same network and SGD"
-        )
-    for (name, buffer), array in zip(solver.history.items(), state.history, strict=True):
-        wanted = tuple(buffer.shape)
-        if array.shape not in (wanted, (1,) * (4 - len(wanted)) + wanted):
-            raise ValueError(
-                f"{path}: the buffer of {name} must have shape {list(wanted)}; got {list(array.shape)}; use the same network"
-            )
-    for buffer, array in zip(solver.history.values(), state.history, strict=True):
-        buffer.copy_(torch.from_numpy(np.array(array).reshape(tuple(buffer.shape))))
-    solver.iteration = state.iter
-    return state

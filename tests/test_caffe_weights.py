@@ -14,7 +14,7 @@ from caffe_proto import MESSAGES, fill_blob
 
 import caffe_weights
 from caffe_weights import read_caffemodel
-from caffe_weights.wire import MAX_PIECES
+from caffe_weights.files.wire import MAX_PIECES
 
 GOLDEN = Path(__file__).parent / "golden"
 W = np.arange(36, dtype=np.float32).reshape(2, 2, 3, 3) - 7.25

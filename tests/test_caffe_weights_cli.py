@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import caffe_weights
-from caffe_weights import checksum, read_caffemodel, write_binaryproto, write_caffemodel
+from caffe_weights import read_caffemodel, write_binaryproto, write_caffemodel
 from caffe_weights.__main__ import main
-from caffe_weights.shrink import shrink_vgg
-from caffe_weights.stats import blob_stats
+from caffe_weights.deeplab.shrink import shrink_vgg
+from caffe_weights.files import checksum
+from caffe_weights.files.stats import blob_stats
 
 GOLDEN = Path(__file__).parent / "golden"
 THIN = GOLDEN / "weights/thin_iter_4.caffemodel"

@@ -6,9 +6,9 @@ import pytest
 from conftest import GOLDEN
 
 from caffe_weights import ConvGeometry, conv_geometry, net_layers, parse_prototxt, read_prototxt
-from caffe_weights.deeplab_net import net_prototxt
-from caffe_weights.deeplab_solver import solver_prototxt
-from caffe_weights.deeplab_spec import DataSpec, NetSpec
+from caffe_weights.deeplab.net import net_prototxt
+from caffe_weights.deeplab.solver import solver_prototxt
+from caffe_weights.deeplab.spec import DataSpec, NetSpec
 
 # The dialect of DeepLab's own files: V1 layers, enum types, `hole`, variables, colons before braces, single quotes, joined strings.
 DEEPLAB = """
@@ -205,7 +205,7 @@ def test_every_bottom_exists():
 
 
 def test_data_layer_and_fillers():
-    spec = NetSpec("n", SHAPES, filler_std={"fc8": 0.01})
+    spec = NetSpec("n", SHAPES, filler_std={"fc8": 0.01}, ignore_label=254)
     data = DataSpec('/a "b"\\', "list.txt", 30, 321, (104.008, 116.669, 122.675), scale_factors=(0.6, 1.4))
     train, test = (graph(net_prototxt(spec, phase, data)) for phase in ("train", "test"))
     assert train["data"].message.one("image_data_param") == {
@@ -214,7 +214,7 @@ def test_data_layer_and_fillers():
         "batch_size": [30],
         "shuffle": [True],
         "label_type": ["PIXEL"],
-        "ignore_label": [255],
+        "ignore_label": [254],
     }
     transform = {"mirror": [True], "crop_size": [321], "mean_value": [104.008, 116.669, 122.675]}
     assert train["data"].message.one("transform_param") == transform | {"scale_factors": [0.6, 1.4]}

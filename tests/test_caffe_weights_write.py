@@ -11,7 +11,8 @@ from caffe_proto import MESSAGES
 
 import caffe_weights
 from caffe_weights import read_caffemodel, write_caffemodel
-from caffe_weights.atomic import replacing
+from caffe_weights.files import caffemodel
+from caffe_weights.files.atomic import replacing
 
 W = np.arange(36, dtype=np.float32).reshape(2, 2, 3, 3) - 7.25
 B = np.array([0.5, -1e-30], np.float32)
@@ -62,8 +63,8 @@ def test_what_cannot_be_written(tmp_path, array, message):
 
 
 def test_protobufs_limit(tmp_path, monkeypatch):
-    assert caffe_weights.caffemodel.MAX_BYTES == 2**31
-    monkeypatch.setattr(caffe_weights.caffemodel, "MAX_BYTES", 150)
+    assert caffemodel.MAX_BYTES == 2**31
+    monkeypatch.setattr(caffemodel, "MAX_BYTES", 150)
     with pytest.raises(ValueError, match=r"a .caffemodel must stay below 150 bytes; got 1\d\d; write HDF5 instead"):
         write_caffemodel(tmp_path / "x.caffemodel", {"a": ("X", [W])})
 
@@ -81,7 +82,7 @@ def test_killed_writer_leaves_the_old_file(tmp_path):
     write_caffemodel(path, {"old": ("X", [W])})
     code = f"""
 import os, signal
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 with replacing({str(path)!r}) as part, open(part, "wb") as file:
     file.write(b"half")
     file.flush()

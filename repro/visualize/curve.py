@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 
 from .draw import GREY, INK, head_height, wrapped_head
 

@@ -6,13 +6,13 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from caffe_weights.wire import map_file
+from caffe_weights.files.wire import map_file
 
-SOURCES = Path(__file__).with_name("sources.toml")
+SOURCES = Path(__file__).parents[1] / "sources.toml"
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file in hexadecimal.
+    """Returns the SHA-256 of a file in hexadecimal.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -37,13 +37,13 @@ class Source:
 
 
 def known_sources() -> dict[str, Source]:
-    """Read sources.toml; return its entries by file name."""
+    """Reads sources.toml; returns its entries by file name."""
     with open(SOURCES, "rb") as file:
         return {entry["file"]: Source(**entry) for entry in tomllib.load(file)["source"]}
 
 
 def verify(path: str | os.PathLike, name: str | None = None) -> str:
-    """Check a file against sources.toml.
+    """Checks a file against sources.toml.
 
     Args:
         path: the file.

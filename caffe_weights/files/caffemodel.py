@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_weights import hdf5, layer_types
-from caffe_weights.atomic import replacing
-from caffe_weights.model import MAX_BLOBS, MAX_COUNT, MAX_LAYERS, Layer, Model, check_shape, duplicate
-from caffe_weights.wire import BYTES, MAX_PIECES, VARINT, Field, WireFile
+from caffe_weights.files import hdf5
+from caffe_weights.files.atomic import replacing
+from caffe_weights.files.hdf5_tree import is_hdf5
+from caffe_weights.files.model import MAX_BLOBS, MAX_COUNT, MAX_LAYERS, Layer, Model, check_shape, duplicate
+from caffe_weights.files.wire import BYTES, MAX_PIECES, VARINT, Field, WireFile
+from caffe_weights.nets import layer_types
 
 FLOAT, DOUBLE = np.dtype("<f4"), np.dtype("<f8")
 MAX_BYTES = 2**31  # protobuf refuses longer messages
 
 
 def read_caffemodel(path: str | os.PathLike) -> Model:
-    """Read a .caffemodel (V0, V1 or V2) or .caffemodel.h5; the content decides, not the name.
+    """Reads a .caffemodel (V0, V1 or V2) or .caffemodel.h5; the content decides, not the name.
 
     Binary files are mapped and the blobs are views of the mapping, so reading costs the same for 1 and for 500 MB.
 
@@ -34,7 +36,7 @@ def read_caffemodel(path: str | os.PathLike) -> Model:
     Deviates: layers that share a name are an error where one has blobs.
     """
     path = Path(path)
-    if hdf5.is_hdf5(path):
+    if is_hdf5(path):
         return hdf5.read_model(path)
     file = WireFile(path)
     name, entries, generation = "", [], 0
@@ -70,7 +72,7 @@ _FIELDS = {"V2": (1, 2, 7), "V1": (4, 5, 6), "V0": (1, 2, 50)}
 
 
 def _layer(file: WireFile, entry: Field, form: str, index: int) -> tuple[Layer, str]:
-    """Read one layer entry laid out as `form`; also return its form, since an entry of `layers` may prove to be V0."""
+    """Reads one layer entry laid out as `form`; also returns its form, since an entry of `layers` may prove to be V0."""
     name_at, type_at, blobs_at = _FIELDS[form]
     where, name, kind, blobs = f"layer {index}", "", "", []
     for found in file.fields(entry.start, entry.stop, where):
@@ -95,7 +97,7 @@ def _layer(file: WireFile, entry: Field, form: str, index: int) -> tuple[Layer, 
 
 
 def read_blob(file: WireFile, entry: Field, where: str) -> np.ndarray:
-    """View one BlobProto as an array.
+    """Views one BlobProto as an array.
 
     Args:
         file: the mapped file.
@@ -139,7 +141,7 @@ def read_blob(file: WireFile, entry: Field, where: str) -> np.ndarray:
 def write_caffemodel(
     path: str | os.PathLike, layers: Mapping[str, tuple[str, Sequence[np.ndarray]]], name: str = ""
 ) -> None:
-    """Write a V2 .caffemodel: fp32, BlobShape, packed; whole or not at all.
+    """Writes a V2 .caffemodel: fp32, BlobShape, packed; whole or not at all.
 
     Args:
         path: the file to write; an old one is replaced once the new one is complete.
@@ -166,7 +168,7 @@ def write_caffemodel(
 
 
 def _layer_chunks(path, name: str, kind: str, arrays: Sequence[np.ndarray]) -> list[bytes | np.ndarray]:
-    """Lay a layer out as bytes and arrays to be written one after another."""
+    """Lays a layer out as bytes and arrays to be written one after another."""
     body: list[bytes | np.ndarray] = [bytes_field(1, name.encode()), bytes_field(2, kind.encode())]
     for index, array in enumerate(arrays):
         body += message_field(7, list(blob_chunks(array, f"{path}: layer {name!r}, blob {index}")))
@@ -174,7 +176,7 @@ def _layer_chunks(path, name: str, kind: str, arrays: Sequence[np.ndarray]) -> l
 
 
 def blob_chunks(array: np.ndarray, where: str) -> Iterator[bytes | np.ndarray]:
-    """Yield the octets of one BlobProto with BlobShape and packed float data.
+    """Yields the octets of one BlobProto with BlobShape and packed float data.
 
     Args:
         array: numeric array of any shape.
@@ -198,7 +200,7 @@ def blob_chunks(array: np.ndarray, where: str) -> Iterator[bytes | np.ndarray]:
 
 
 def encode_varint(value: int) -> bytes:
-    """Encode a non-negative integer."""
+    """Encodes a non-negative integer."""
     octets = bytearray()
     while value > 0x7F:
         octets.append(value & 0x7F | 0x80)

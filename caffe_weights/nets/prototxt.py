@@ -30,12 +30,12 @@ class Message(dict):
     """The fields of a message: name to list of values (int, float, bool, str, Word, Message), in file order."""
 
     def one(self, name: str, default=None):
-        """Return the last value of a field, as protobuf does for an optional field, or the default."""
+        """Returns the last value of a field, as protobuf does for an optional field, or the default."""
         return self[name][-1] if name in self else default
 
 
 def read_prototxt(path: str | os.PathLike, defines: Mapping[str, str] | None = None) -> Message:
-    """Read a net or solver prototxt.
+    """Reads a net or solver prototxt.
 
     Args:
         path: the file.
@@ -70,7 +70,7 @@ def read_prototxt(path: str | os.PathLike, defines: Mapping[str, str] | None = N
 
 
 def parse_prototxt(text: str, where: str, defines: Mapping[str, str] | None = None) -> Message:
-    """Parse protobuf text format; arguments, result and errors as for read_prototxt."""
+    """Parses protobuf text format; arguments, result and errors as for read_prototxt."""
     return _Parser(text, where, dict(defines or {})).parse()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to, and move it there once everything is written.
+    """Gives a temporary path beside `path` to write to, and moves it there once everything is written.
 
     A writer that fails or is killed leaves the old file, or none; a killed one may leave `.<name>.<random>.part`.
 

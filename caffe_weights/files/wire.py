@@ -24,7 +24,7 @@ _OTHER_FORMATS = (
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Map a regular, non-empty file read-only.
+    """Maps a regular, non-empty file read-only.
 
     Args:
         path: the file.
@@ -86,11 +86,11 @@ class WireFile:
                 raise ValueError(f"{self.path}: must be a binary Caffe message; got {what}; name the Caffe file")
 
     def fail(self, where: str, position: int, problem: str) -> ValueError:
-        """Make the one error this reader raises, naming file, place and byte."""
+        """Makes the one error this reader raises, naming file, place and byte."""
         return ValueError(f"{self.path}: {where}, byte {position}: {problem}; the file is damaged or of another format")
 
     def varint(self, position: int, stop: int, where: str) -> tuple[int, int]:
-        """Decode a varint; return its value (modulo 2**64, as protobuf does) and the position after it."""
+        """Decodes a varint; returns its value (modulo 2**64, as protobuf does) and the position after it."""
         value = 0
         for shift in range(0, 70, 7):
             at = position + shift // 7
@@ -103,7 +103,7 @@ class WireFile:
         raise self.fail(where, position, "a varint must have at most 10 bytes; got more")
 
     def field(self, position: int, stop: int, where: str) -> Field:
-        """Decode the field at `position`; its payload is checked to lie before `stop`."""
+        """Decodes the field at `position`; its payload is checked to lie before `stop`."""
         self.walked += 1
         if self.walked > MAX_FIELDS:
             raise self.fail(where, position, f"the file must have at most {MAX_FIELDS} fields; got more")
@@ -130,26 +130,26 @@ class WireFile:
         return Field(number, wire, value, start, end)
 
     def fields(self, start: int, stop: int, where: str) -> Iterator[Field]:
-        """Walk the fields of the message that lies between two offsets."""
+        """Walks the fields of the message that lies between two offsets."""
         while start < stop:
             found = self.field(start, stop, where)
             yield found
             start = found.stop
 
     def text(self, found: Field, where: str) -> str:
-        """Return a string field; octets that are no UTF-8 come out as \\xNN, since protobuf 2 lets them pass."""
+        """Returns a string field; octets that are no UTF-8 come out as \\xNN, since protobuf 2 lets them pass."""
         self.expect(found, BYTES, where)
         if found.stop - found.start > 65536:
             raise self.fail(where, found.start, f"a name must have at most 65536 bytes; got {found.stop - found.start}")
         return self.data[found.start : found.stop].decode("utf-8", "backslashreplace")
 
     def expect(self, found: Field, wire: int, where: str) -> None:
-        """Raise unless the field has this wire type."""
+        """Raises unless the field has this wire type."""
         if found.wire != wire:
             raise self.fail(where, found.start, f"field {found.number} must have wire type {wire}; got {found.wire}")
 
     def integers(self, found: Field, where: str) -> list[int]:
-        """Return the signed 64-bit integers of a repeated varint field, packed or not."""
+        """Returns the signed 64-bit integers of a repeated varint field, packed or not."""
         if found.wire == VARINT:
             return [_signed(found.value)]
         self.expect(found, BYTES, where)
@@ -164,7 +164,7 @@ class WireFile:
         return values
 
     def numbers(self, found: Field, stop: int, dtype: np.dtype, where: str) -> tuple[tuple[int, int, int], int]:
-        """Take a packed run, or the longest unpacked run, of floats that begins with a field.
+        """Takes a packed run, or the longest unpacked run, of floats that begins with a field.
 
         Args:
             found: the first field of the run.
@@ -197,7 +197,7 @@ class WireFile:
         return (found.start, count, stride), found.start + (count - 1) * stride + width
 
     def array(self, pieces: list[tuple[int, int, int]], dtype: np.dtype) -> np.ndarray:
-        """View the pieces that `numbers` found as one flat array: no copy unless there are several.
+        """Views the pieces that `numbers` found as one flat array: no copy unless there are several.
 
         Args:
             pieces: (offset, count, stride) each, in bytes.

@@ -15,27 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_weights.atomic import replacing
-from caffe_weights.checksum import sha256
-from caffe_weights.hdf5_file import SIGNATURE, Hdf5File, Node
-from caffe_weights.model import MAX_BLOBS, MAX_LAYERS, Layer, Model, duplicate
-from caffe_weights.network import ConvGeometry
+from caffe_weights.files.atomic import replacing
+from caffe_weights.files.checksum import sha256
+from caffe_weights.files.hdf5_tree import Hdf5File, Node
+from caffe_weights.files.model import MAX_BLOBS, MAX_LAYERS, Layer, Model, duplicate
+from caffe_weights.nets.network import ConvGeometry
 
 FORMAT = "caffe_weights 1"
 _BLOB_NAMES = ("weight", "bias")
 _RESERVED = re.compile(r"weight|bias|blob\d+|layer_names")
 
 
-def is_hdf5(path: Path) -> bool:
-    """Say whether a file begins as HDF5 does."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(len(SIGNATURE)) == SIGNATURE
-
-
 def read_model(path: Path) -> Model:
-    """Read Caffe's .caffemodel.h5 or our own layout; see read_caffemodel.
+    """Reads Caffe's .caffemodel.h5 or our own layout; see read_caffemodel.
 
     Caffe: src/caffe/net.cpp, Net::CopyTrainedLayersFromHDF5 (layer types are not stored; only owning layers hold blobs).
     """
@@ -59,7 +51,7 @@ def _caffe_layers(file: Hdf5File, data: Node) -> list[Layer]:
 
 
 def numbered(file: Hdf5File, group: Node) -> tuple[np.ndarray, ...]:
-    """Return the datasets "0", "1", ... of a group, which must have no other members.
+    """Returns the datasets "0", "1", ... of a group, which must have no other members.
 
     Caffe: src/caffe/net.cpp, Net::ToHDF5; src/caffe/solvers/sgd_solver.cpp, SnapshotSolverStateToHDF5.
     """
@@ -95,7 +87,7 @@ def _our_layers(file: Hdf5File) -> list[Layer]:
 def write_hdf5(
     model: Model, path: str | os.PathLike, tool: str, geometry: Mapping[str, ConvGeometry] | None = None
 ) -> None:
-    """Write a model in our layout, whole or not at all; the same input gives the same bytes.
+    """Writes a model in our layout, whole or not at all; the same input gives the same bytes.
 
     Args:
         model: what read_caffemodel gave; its file's sha256 is taken on the way.
