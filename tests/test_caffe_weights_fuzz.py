@@ -42,7 +42,10 @@ def binary_models() -> list[bytes]:
     blob = MESSAGES["UnpackedBlob"]()
     fill_blob(blob, B)
     layer = b"\x0a\x01c\x3a" + bytes([blob.ByteSize()]) + blob.SerializeToString()
-    return [*seeds, b"\xa2\x06" + bytes([len(layer)]) + layer]
+    half = W.astype("<f2").tobytes()
+    raw = b"\x50\x02\x3a\x06\x0a\x04\x02\x03\x03\x03\x62" + bytes([len(half)]) + half  # NVCaffe's
+    raw_layer = b"\x0a\x01r\x3a" + bytes([len(raw)]) + raw
+    return [*seeds, *(b"\xa2\x06" + bytes([len(body)]) + body for body in (layer, raw_layer))]
 
 
 def hdf5_models(folder: Path) -> list[bytes]:
@@ -50,7 +53,7 @@ def hdf5_models(folder: Path) -> list[bytes]:
     caffe_weights.write_caffemodel(source, {"a/conv": ("Convolution", [W, B]), "relu": ("ReLU", [])}, "net")
     write_hdf5(caffe_weights.read_caffemodel(source), ours, "t")
     with h5py.File(caffes, "w") as file:
-        file["data/conv/0"], file["data/conv/1"] = W, B
+        file["data/conv/0"], file["data/conv/1"], file["data/conv/bn/1"] = W, B, B
         file.create_group("data/relu")
     return [ours.read_bytes(), caffes.read_bytes()]
 

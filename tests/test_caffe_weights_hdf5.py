@@ -118,6 +118,32 @@ def test_caffe_layout(tmp_path, model):
             assert not theirs.flags.owndata
 
 
+def test_nested_and_partly_shared_layers(tmp_path):
+    """x/bn is a group within x; a layer that shares its weight owns blob 1 only; a group without blobs may be but the way to others."""
+    path, ours = tmp_path / "net.h5", tmp_path / "ours.h5"
+    with h5py.File(path, "w") as file:
+        file["data/x/0"], file["data/x/1"], file["data/x/bn/0"] = W, W[0], W[1]
+        file["data/tied/1"], file["data/gap/0"], file["data/gap/2"] = W[0, 0], W, W[1, 1]
+        file["data/way/to/0"] = W
+        file.create_group("data/relu")
+    model = read_caffemodel(path)
+    assert {layer.name: layer.numbers for layer in model.layers} == {
+        "gap": (0, 2),
+        "relu": (),
+        "tied": (1,),
+        "way/to": (0,),
+        "x": (0, 1),
+        "x/bn": (0,),
+    }
+    np.testing.assert_array_equal(model["tied"].blobs[0], W[0, 0])
+    assert [name for name, _ in model.arrays() if name.startswith(("tied", "gap"))] == ["gap[0]", "gap[2]", "tied[1]"]
+    write_hdf5(model, ours, "t")
+    assert same(model, read_caffemodel(ours))
+    assert {layer.name: layer.numbers for layer in read_caffemodel(ours).layers} == {
+        layer.name: layer.numbers for layer in model.layers
+    }
+
+
 def test_many_layers_make_a_tree_of_several_levels(tmp_path):
     """2000 members need B-tree nodes above the leaves; libhdf5 sorts them."""
     path = tmp_path / "many.h5"
@@ -183,12 +209,12 @@ def unallocated(file):
     file.create_dataset("data/c/0", (2**28,), "f4")
 
 
-def gap(file):
-    file["data/c/1"] = W
+def other_blob(file):
+    file["data/c/weight"] = W
 
 
-def group_for_blob(file):
-    file.create_group("data/c/0")
+def state(file):
+    file["history/0"] = file["iter"] = W
 
 
 def dataset_for_layer(file):
@@ -245,8 +271,8 @@ CASES = [
     (big_endian, r"/data/c/0: must hold little-endian numbers of kind 'f'; got >f4"),
     (soft_link, r"/data/c: must be a group; got a link"),
     (unallocated, r"/data/c/0: a blob of shape \[268435456\] must have 268435456 numbers; got 0"),
-    (gap, r"/data/c: must have the members 0 to 0; got no 0"),
-    (group_for_blob, r"/data/c/0: must be a dataset; got a group"),
+    (other_blob, r"/data/c: a layer's datasets must be named 0, 1, ...; got 'weight'"),
+    (state, r": must be a model; got a solver state; its weights are in the .caffemodel that it names"),
     (dataset_for_layer, r"/data/c: must be a group; got a dataset"),
     (
         loop,

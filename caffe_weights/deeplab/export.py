@@ -15,6 +15,7 @@ from caffe_weights.files.atomic import replacing
 from caffe_weights.files.caffemodel import write_caffemodel
 from caffe_weights.files.model import Model
 from caffe_weights.files.solverstate import write_solverstate
+from caffe_weights.files.wire import map_file
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ExportSettings:
     mode: str = "GPU"
 
 
+MAX_BYTES = 2**20  # of a settings file
 _NUMBER, _LIST = (int, float), (list, tuple)
 _HEAD = {"num_classes": int, "attention_filters": int, "attention_kernel": int}
 _MODEL = _HEAD | {
@@ -70,11 +72,11 @@ def read_settings(path: str | os.PathLike) -> ExportSettings:
         FileNotFoundError: nothing is there.
         ValueError: no TOML, or a table or key that is missing or unknown.
     """
+    octets = map_file(Path(path))
+    if len(octets) > MAX_BYTES:
+        raise ValueError(f"{path}: must be TOML of at most {MAX_BYTES} bytes; got {len(octets)}; name the settings")
     try:
-        with open(path, "rb") as file:
-            tables = tomllib.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: must be a file; got nothing there; check the path") from None
+        tables = tomllib.loads(octets[:].decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: must be TOML; got {error}; correct it") from None
     kinds = {key: type(value).__name__ for key, value in tables.items() if key != "mode"}

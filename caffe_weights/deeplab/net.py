@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from caffe_weights.deeplab.spec import OUTPUT_STRIDE, VGG16_LAYERS, DataSpec, NetSpec, quoted, suffix
+from caffe_weights.deeplab.spec import NEW_LAYERS, OUTPUT_STRIDE, VGG16_LAYERS, DataSpec, NetSpec, quoted, suffix
 
 
 def net_prototxt(
@@ -92,7 +92,7 @@ def _fraction(scale: float) -> Fraction:
 
 def _convolution(spec: NetSpec, owner: str, mark: str, bottom: str, dilation: int = 1) -> str:
     out, _, kernel, _ = spec.shapes[owner]
-    rates = spec.lr_mult.get(owner, (1, 2))
+    rates = spec.lr_mult.get(owner, (10, 20) if owner in NEW_LAYERS else (1, 2))
     params = [
         f'param {{ name: "{owner}_{blob}" lr_mult: {rate:g} decay_mult: {decay:g} }}'
         for blob, rate, decay in zip("wb", rates, spec.decay_mult, strict=True)

@@ -39,6 +39,11 @@ def shrink_vgg(model: Model) -> Iterator[Layer]:
             f"{model.path}: must have VGG-16's layers; got no {' '.join(missing)}; use VGG_ILSVRC_16_layers.caffemodel"
         )
     for name in names:
+        if len(layers[name].blobs) != 2 or layers[name].blobs[0].ndim != 4:
+            shapes = " and ".join(str(list(blob.shape)) for blob in layers[name].blobs)
+            raise ValueError(
+                f"{model.path}: layer {name!r}: must hold a kernel of four axes and biases; got {shapes}; use VGG-16"
+            )
         yield Layer(name, "Convolution", (layers[name].blobs[0], layers[name].blobs[1].reshape(-1)))
     fc6, fc6_bias = _filters(model, layers["fc6"], FC6)
     fc7, fc7_bias = _filters(model, layers["fc7"], FC7)

@@ -45,6 +45,7 @@ VGG16_LAYERS = (
     VGGLayer("fc7", 1024, kernel=1),
 )
 OUTPUT_STRIDE = math.prod(layer.pool_stride or 1 for layer in VGG16_LAYERS)
+NEW_LAYERS = ("fc8", "att_conv1", "att_fc")  # not in ImageNet's VGG-16; the protocols train them ten times as fast
 SHARED_COPY = re.compile(r"(?P<owner>.+)_res\d+")  # what `suffix` makes
 
 
@@ -61,7 +62,7 @@ class NetSpec:
         pool5a: average pool between pool5 and fc6.
         dropout_ratio: after fc6, fc7 and att_conv1; 0 leaves the layers out.
         attention_input: "fc6", "fc7" or "fc8".
-        lr_mult: (weight, bias) by layer name; a layer that is not listed has (1, 2).
+        lr_mult: (weight, bias) by layer name; where it lacks a layer, NEW_LAYERS have (10, 20) and all others (1, 2).
         decay_mult: (weight, bias).
         filler_std: standard deviation of the gaussian that fills a layer's weight when the .caffemodel does not have it, by layer name.
         ignore_label: the label that counts for nothing.

@@ -15,6 +15,9 @@ from caffe_weights.nets import layer_types
 
 FLOAT, DOUBLE = np.dtype("<f4"), np.dtype("<f8")
 MAX_BYTES = 2**31  # protobuf refuses longer messages
+# NVCaffe: src/caffe/proto/caffe.proto, Type and BlobProto's raw_data_type and raw_data; src/caffe/blob.cpp, Blob::FromProto.
+RAW_TYPE, RAW_DATA = 10, 12
+RAW_TYPES = {0: DOUBLE, 1: FLOAT, 2: np.dtype("<f2")}
 
 
 def read_caffemodel(path: str | os.PathLike) -> Model:
@@ -39,6 +42,7 @@ def read_caffemodel(path: str | os.PathLike) -> Model:
     if is_hdf5(path):
         return hdf5.read_model(path)
     file = WireFile(path)
+    file.must_be("a model")
     name, entries, generation = "", [], 0
     for found in file.fields(0, len(file.data), "network"):
         if found.number == 1:
@@ -61,8 +65,8 @@ def read_caffemodel(path: str | os.PathLike) -> Model:
         if blobs > MAX_BLOBS:
             raise file.fail(f"layer {index}", entry.start, f"a network must have at most {MAX_BLOBS} blobs; got more")
         layers.append(layer)
-    if shared := duplicate(layers):
-        raise file.fail("network", 0, f"layers with blobs must have names of their own; got {shared!r} more than once")
+    if problem := duplicate(layers):
+        raise file.fail("network", 0, problem)
     return Model(path, name, form, tuple(layers))
 
 
@@ -105,12 +109,13 @@ def read_blob(file: WireFile, entry: Field, where: str) -> np.ndarray:
         where: the place, for errors.
 
     Returns:
-        Read-only array in the blob's shape: four axes for a legacy blob, BlobShape's otherwise.
+        Array in the blob's shape: four axes for a legacy blob, BlobShape's otherwise. A read-only view; a float32 copy where NVCaffe wrote
+        half precision.
 
-    Caffe: src/caffe/blob.cpp, Blob::FromProto (legacy fields win over `shape`; doubles win over floats).
+    Caffe: src/caffe/blob.cpp, Blob::FromProto (legacy fields win over `shape`; doubles win over floats, those over NVCaffe's raw data).
     """
     file.expect(entry, BYTES, where)
-    legacy, dims = {}, []
+    legacy, dims, raw, raw_type = {}, [], None, None
     pieces: dict[int, list[tuple[int, int, int]]] = {5: [], 8: []}
     position = entry.start
     while position < entry.stop:
@@ -124,6 +129,11 @@ def read_blob(file: WireFile, entry: Field, where: str) -> np.ndarray:
             pieces[found.number].append(run)
             if len(pieces[found.number]) > MAX_PIECES:
                 raise file.fail(where, found.start, f"a blob must have at most {MAX_PIECES} runs of numbers; got more")
+        elif found.number == RAW_TYPE:
+            file.expect(found, VARINT, where)
+            raw_type = found.value
+        elif found.number == RAW_DATA:
+            raw = found
         elif found.number == 7:
             file.expect(found, BYTES, where)
             for part in file.fields(found.start, found.stop, where):
@@ -132,10 +142,25 @@ def read_blob(file: WireFile, entry: Field, where: str) -> np.ndarray:
                     if len(dims) > 64:
                         raise file.fail(where, part.start, "a shape must have at most 64 numbers; got more")
     shape = tuple(legacy.get(i, 0) for i in (1, 2, 3, 4)) if legacy else tuple(dims)
-    flat = file.array(pieces[8], DOUBLE) if pieces[8] else file.array(pieces[5], FLOAT)
+    if raw and not (pieces[5] or pieces[8]):
+        flat = _raw_numbers(file, raw, raw_type, where)
+    else:
+        flat = file.array(pieces[8], DOUBLE) if pieces[8] else file.array(pieces[5], FLOAT)
     if problem := check_shape(shape, flat.size):
         raise file.fail(where, entry.start, problem)
     return flat.reshape(shape)
+
+
+def _raw_numbers(file: WireFile, found: Field, raw_type: int | None, where: str) -> np.ndarray:
+    """Returns NVCaffe's raw data as a flat array; half precision, which float32 holds exactly, as float32."""
+    if raw_type not in RAW_TYPES:
+        kinds = ", ".join(f"{number} ({dtype.name})" for number, dtype in RAW_TYPES.items())
+        raise file.fail(where, found.start, f"raw_data_type must be one of {kinds}; got {raw_type}")
+    dtype = RAW_TYPES[raw_type]
+    file.expect(found, BYTES, where)
+    run, _ = file.numbers(found, found.stop, dtype, where)
+    flat = file.array([run], dtype)
+    return flat.astype(FLOAT) if dtype.itemsize == 2 else flat
 
 
 def write_caffemodel(

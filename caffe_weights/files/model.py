@@ -21,11 +21,19 @@ class Layer:
         name: Caffe's layer name.
         type: Caffe's type in its V2 spelling ("Convolution"); "" where the file states none.
         blobs: arrays, float32 or float64, read-only, possibly unaligned views of the file; usually weight, bias.
+        owned: which of Caffe's blobs these are, where the file has only some: Caffe's HDF5 leaves out those that another layer shares.
+            None for all of them, from 0.
     """
 
     name: str
     type: str
     blobs: tuple[np.ndarray, ...]
+    owned: tuple[int, ...] | None = None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The blobs' numbers in Caffe's layer: 0 the weight, 1 the bias."""
+        return tuple(range(len(self.blobs))) if self.owned is None else self.owned
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,8 @@ class Model:
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yields ("<layer>[<blob>]", array) in file order."""
         for layer in self.layers:
-            for index, blob in enumerate(layer.blobs):
-                yield f"{layer.name}[{index}]", blob
+            for number, blob in zip(layer.numbers, layer.blobs, strict=True):
+                yield f"{layer.name}[{number}]", blob
 
 
 def printable(name: str) -> str:
@@ -90,13 +98,14 @@ def check_shape(shape: tuple[int, ...], count: int) -> str:
 
 
 def duplicate(layers: list[Layer]) -> str:
-    """Returns the name that two layers share although one has blobs, or "".
+    """Says which name two layers share although one has blobs, or which have none; "" where every layer with blobs can be named.
 
     Caffe: Net::CopyTrainedLayersFrom takes the last of them without a word. Layers without blobs may share a name.
     """
     blobs: dict[str, bool] = {}
     for layer in layers:
         if layer.name in blobs and (blobs[layer.name] or layer.blobs):
-            return layer.name
+            shown = f"{layer.name!r} more than once" if layer.name else "several without a name"
+            return f"layers with blobs must have names of their own; got {shown}"
         blobs[layer.name] = bool(layer.blobs)
     return ""

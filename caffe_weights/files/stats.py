@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_weights.files.model import Model, count_nonfinite, printable
+from caffe_weights.files.model import Layer, Model, count_nonfinite, printable
 
 _BLOCK = 2**16  # numbers; the copy of a block stays in the cache
 
@@ -68,14 +68,18 @@ def differences(first: Model, second: Model) -> Iterator[str]:
         if name not in a or name not in b:
             yield f"{shown}: only in {(first if name in a else second).path}"
             continue
-        if len(a[name].blobs) != len(b[name].blobs):
-            yield f"{shown}: {len(a[name].blobs)} blobs against {len(b[name].blobs)}"
+        if a[name].numbers != b[name].numbers:
+            yield f"{shown}: blobs {_numbers(a[name])} against {_numbers(b[name])}"
             continue
-        for index, (x, y) in enumerate(zip(a[name].blobs, b[name].blobs, strict=True)):
+        for index, x, y in zip(a[name].numbers, a[name].blobs, b[name].blobs, strict=True):
             if x.shape != y.shape or x.dtype != y.dtype:
                 yield f"{shown}[{index}]: {list(x.shape)} {x.dtype} against {list(y.shape)} {y.dtype}"
             elif line := _values_differ(x.reshape(-1), y.reshape(-1)):
                 yield f"{shown}[{index}]: {line}"
+
+
+def _numbers(layer: Layer) -> str:
+    return " ".join(map(str, layer.numbers))
 
 
 def _values_differ(x: np.ndarray, y: np.ndarray) -> str:

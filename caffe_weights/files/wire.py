@@ -5,22 +5,28 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+
+from caffe_weights.files.kinds import HEAD, message_kind, other_kind
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 1_000_000  # a genuine file has some hundreds; walking more than this would take seconds and end in nothing
 MAX_PIECES = 4096  # runs into which one blob's numbers may be split
 
-# What people hand over by mistake. None of these can begin a Caffe message.
-_OTHER_FORMATS = (
-    (b"\x80", "a Python pickle (it is not read: unpickling runs code)"),
-    (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint (it is not read)"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-    (b"<", "an HTML or XML page"),
-)
+# Where to look, for one who has handed over another of Caffe's files.
+_INSTEAD = {
+    "a solver state": "its weights are in the .caffemodel that it names",
+    "a model": "its momentum is in the .solverstate of the same iteration",
+    "an image mean": "name another file",
+}
+
+
+def another_kind(path: Path, wanted: str, got: str) -> ValueError:
+    """Makes the error for a file of another of Caffe's kinds."""
+    return ValueError(f"{path}: must be {wanted}; got {got}; {_INSTEAD[got]}")
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -44,7 +50,7 @@ def map_file(path: Path) -> mmap.mmap:
         kind = "a directory" if stat.S_ISDIR(mode.st_mode) else "something that is no regular file"
         raise ValueError(f"{path}: must be a file; got {kind}; name the file itself")
     if mode.st_size == 0:
-        raise ValueError(f"{path}: must hold a Caffe message; got an empty file; fetch or write it again")
+        raise ValueError(f"{path}: must hold data; got an empty file; fetch or write it again")
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -80,10 +86,20 @@ class WireFile:
         self.path = Path(self.path)
         self.data = map_file(self.path)
         self.octets = np.frombuffer(self.data, np.uint8)
-        head = self.data[:32]
-        for signature, what in _OTHER_FORMATS:
-            if head.startswith(signature):
-                raise ValueError(f"{self.path}: must be a binary Caffe message; got {what}; name the Caffe file")
+        if what := other_kind(self.data[:HEAD]):
+            raise ValueError(f"{self.path}: must be a binary Caffe message; got {what}; name the Caffe file")
+
+    def must_be(self, wanted: str) -> None:
+        """Raises where the file is another message than "a model", "a solver state" or "an image mean"."""
+        fields = set()
+        try:
+            for found in islice(self.fields(0, len(self.data), "file"), MAX_PIECES):
+                fields.add((found.number, found.wire))
+        except ValueError:  # damaged: the reader will say where
+            pass
+        self.walked = 0
+        if (got := message_kind(fields)) not in ("", wanted):
+            raise another_kind(self.path, wanted, got)
 
     def fail(self, where: str, position: int, problem: str) -> ValueError:
         """Makes the one error this reader raises, naming file, place and byte."""
