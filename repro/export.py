@@ -1,5 +1,6 @@
-"""Writes a training snapshot as files of the DeepLab fork of Caffe: `python -m repro.export SNAPSHOT FOLDER TABLE --row ID --data-root DIR`.
+"""Writes a training snapshot as files of the DeepLab fork of Caffe: `python -m repro.export SNAPSHOT FOLDER --data-root DIR`.
 
+The settings are those of the record.json beside the snapshot. A run that has none yet, being interrupted, is named by TABLE, --row and --set.
 The folder gets the weights (V2 .caffemodel), the momentum (.solverstate), train, test, deploy and solver prototxts and DeepLab's list files.
 Started in that folder, `caffe train --solver=solver.prototxt --snapshot=<name>_iter_<n>.solverstate` goes on training, and
 `caffe test --model=test.prototxt --weights=<name>_iter_<n>.caffemodel --iterations=<images>` evaluates.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,18 +19,19 @@ import caffe_weights
 from caffe_weights.deeplab.spec import VGG16_LAYERS
 
 from .data.lists import read_items
-from .protocol import Row, load_protocol
+from .protocol import load_protocol, parse_override
+from .records import read_record
+from .trained import identity_of
 
 
-def export_settings(row: Row, data_root: Path, mode: str) -> caffe_weights.ExportSettings:
+def export_settings(settings: dict, data_root: Path, mode: str) -> caffe_weights.ExportSettings:
     """Translates a row's settings into what the prototxts need.
 
     Args:
-        row: Of a protocol.
+        settings: Of a run's record, or of a protocol's row.
         data_root: The data set's folder; the lists are written beside the prototxts.
         mode: Caffe's solver_mode, "GPU" or "CPU".
     """
-    settings = row.settings
     model, solver, transform = settings["model"], settings["solver"], settings["transform"]
     kept = {
         key: model[key]
@@ -66,25 +69,69 @@ def read_snapshot(path: Path) -> dict:
         raise FileNotFoundError(f"{path}: must be a snapshot; got no such file; see the run's --out folder")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        complete = {"parameters", "history", "iteration"} <= set(state)
+        complete = {"parameters", "history", "iteration", "identity"} <= set(state)
     except Exception as error:
         raise ValueError(
             f"{path}: must be a snapshot; got {' '.join(str(error).split())[:200]}; choose a snapshot.pt"
         ) from error
     if not complete:
         raise ValueError(
-            f"{path}: must hold parameters, history and iteration; got {', '.join(map(str, state))}; choose a snapshot.pt"
+            f"{path}: must hold parameters, history, iteration and identity; got {', '.join(map(str, state))}; choose a snapshot.pt"
         )
     return state
 
 
-def export_snapshot(snapshot: Path, folder: Path, row: Row, data_root: Path, mode: str = "GPU") -> list[Path]:
+def settings_of(
+    snapshot: Path, identity: str, table: str | None, row_id: str | None, overrides: list[str]
+) -> tuple[str, dict]:
+    """Finds the row that a snapshot was trained for and the settings of its run.
+
+    Args:
+        snapshot: The file.
+        identity: The run's, as the snapshot states it.
+        table, row_id, overrides: As given; needed where no record lies beside the snapshot, and never other than the record's.
+
+    Returns:
+        The row's id and its settings.
+
+    Raises:
+        ValueError: There is neither a record nor a row, or they differ.
+    """
+    path = snapshot.with_name("record.json")
+    if not path.exists():
+        if table is None or row_id is None:
+            raise ValueError(f"{snapshot}: must have its record.json beside it; got none; name TABLE and --row")
+        return row_id, load_protocol(table, overrides).row(row_id).settings
+    record = read_record(path)
+    if identity != identity_of(record["provenance"]):
+        raise ValueError(f"{snapshot}: must be of the run recorded beside it; got another run's; export it elsewhere")
+    given = {"table": Path(table).stem if table else record["table"], "row": row_id or record["row"]}
+    for key, value in given.items():
+        if value != record[key]:
+            raise ValueError(f"{path}: the {key} must be the record's, {record[key]}; got {value}; leave it out")
+    for text in overrides:
+        section, key, value = parse_override(text)
+        recorded = record["settings"].get(section, {}).get(key)
+        if value != recorded:
+            raise ValueError(f"{path}: {section}.{key} must be the record's, {recorded}; got {value}; leave it out")
+    return record["row"], record["settings"]
+
+
+def export_snapshot(
+    snapshot: Path,
+    folder: Path,
+    data_root: Path,
+    table: str | None = None,
+    row_id: str | None = None,
+    overrides: Sequence[str] = (),
+    mode: str = "GPU",
+) -> list[Path]:
     """Writes everything; returns the files.
 
     Args:
-        snapshot: Of a run of this row.
+        snapshot: Of a run.
         folder: Where to write.
-        row: The row, overrides applied.
+        table, row_id, overrides: As for `settings_of`.
         data_root: The data set's folder.
         mode: Caffe's solver_mode.
 
@@ -92,17 +139,18 @@ def export_snapshot(snapshot: Path, folder: Path, row: Row, data_root: Path, mod
         FileNotFoundError, ValueError: The snapshot, the lists or the settings are unusable.
     """
     state = read_snapshot(snapshot)
+    row_id, settings = settings_of(snapshot, state["identity"], table, row_id, list(overrides))
     layers: dict[str, list] = {}
     for name, value in state["parameters"].items():
         layers.setdefault(name.rpartition(".")[0], []).append(value.contiguous().numpy())
     history = [value.contiguous().numpy() for value in state["history"].values()]
-    data = row.settings["data"]
+    data = settings["data"]
     lists = {
         name: read_items(data_root, data[key], data["images"], data["labels"])
         for name, key in (("train.txt", "train_list"), ("val.txt", "val_list"))
     }
     files = caffe_weights.to_caffe(
-        layers, folder, export_settings(row, data_root, mode), row.id, state["iteration"], history
+        layers, folder, export_settings(settings, data_root, mode), row_id, state["iteration"], history
     )
     for name, items in lists.items():
         lines = [
@@ -118,18 +166,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m repro.export", description=__doc__.splitlines()[0])
     parser.add_argument("snapshot", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("table", help="the protocol that the run followed")
-    parser.add_argument("--row", required=True, metavar="ID")
+    parser.add_argument("table", nargs="?", help="the protocol that the run followed, where no record.json lies beside")
+    parser.add_argument("--row", metavar="ID", help="its row, likewise")
     parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="the images, labels and lists")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="the overrides that the run was given"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="the overrides that the run was given, likewise"
     )
     parser.add_argument("--mode", default="GPU", choices=("GPU", "CPU"), help="Caffe's solver_mode (default GPU)")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # TABLE may come last
     try:
-        row = load_protocol(options.table, options.set).row(options.row)
-        for file in export_snapshot(options.snapshot, options.folder, row, options.data_root, options.mode):
+        given = options.table, options.row, options.set, options.mode
+        for file in export_snapshot(options.snapshot, options.folder, options.data_root, *given):
             print(file)
     except (ValueError, OSError) as error:
         if options.traceback:

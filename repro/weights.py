@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 import caffe_weights
+from caffe_weights.deeplab.names import classifiers, renamed
 from caffe_weights.deeplab.spec import SHARED_COPY
 
 from .models.layers import convolutions
@@ -34,6 +34,8 @@ class LoadReport:
         absent_in_model: layers with parameters that the network does not have.
         absent_in_file: layers of the network that keep their filler.
         skipped: layers of both that the caller asked to leave alone.
+        renamed: the file's name to the network's, for layers taken under another name.
+        nonfinite: how many NaN and infinite values a used layer holds, which only a caller that allows them meets.
     """
 
     path: Path
@@ -44,10 +46,24 @@ class LoadReport:
     absent_in_model: list[str] = field(default_factory=list)
     absent_in_file: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    nonfinite: dict[str, int] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Says in one line what was loaded, what of the file was not, and where the network keeps its filler."""
+        parts = [f"{self.path.name} ({self.format}): {len(self.used)} layers loaded"]
+        parts += [f"{old} taken for {new}" for old, new in self.renamed.items()]
+        parts += [f"{count} values of {name} are NaN or infinite" for name, count in self.nonfinite.items()]
+        unused = self.absent_in_model + self.skipped
+        parts += [f"of the file unused: {', '.join(unused)}"] if unused else []
+        filled = self.absent_in_file + self.skipped
+        parts += [f"the filler stays in {', '.join(filled)}"] if filled else []
+        return "; ".join(parts)
 
     def __str__(self) -> str:
         groups = {
             "used": self.used,
+            "taken under another name": [f"{old} for {new}" for old, new in self.renamed.items()],
             "shared copies, bitwise equal": self.shared,
             "in the file, not in the model": self.absent_in_model,
             "in the model, not in the file (filler kept)": self.absent_in_file,
@@ -63,6 +79,8 @@ def load_caffemodel(
     skip: Collection[str] = (),
     prototxt: str | os.PathLike | None = None,
     defines: dict[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    allow_nonfinite: bool = False,
 ) -> LoadReport:
     """Copies a .caffemodel (any generation, or HDF5) into a network; nothing is copied unless everything fits.
 
@@ -72,6 +90,9 @@ def load_caffemodel(
         skip: layers to leave as they are although the file has them.
         prototxt: the file's net; if given, num_output, kernel, stride, pad, dilation and group must be the network's.
         defines: values for the prototxt's ${VARS}.
+        rename: the file's layer name to the network's. A classifier under DeepLab's own names (fc8_voc12, fc8_pascal) is taken for fc8 without
+            it, where the file has no fc8 and its shape fits.
+        allow_nonfinite: load NaN and infinite values too; the caller records it.
 
     Returns:
         What became of every layer.
@@ -79,10 +100,7 @@ def load_caffemodel(
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged; a layer's shape or geometry differs; a shared copy differs from its owner; the file lacks a layer
-            that has no filler; `skip` names no layer of the network.
-
-    Warns:
-        UserWarning: used blobs hold NaN or infinite values (the count is given).
+            that has no filler; `skip` or `rename` names no layer; several classifiers fit; a layer holds NaN or infinite values.
 
     Caffe: src/caffe/net.cpp, Net::CopyTrainedLayersFrom (matches layers by name; shapes must be equal).
     Deviates: Caffe passes over layers that only one side has; here they are reported, and an error where the network needs them.
@@ -96,9 +114,12 @@ def load_caffemodel(
         )
     if prototxt is not None:
         _check_geometry(layers, prototxt, defines)
+    model = renamed(model, rename or {})
+    classifier = _classifier(model, layers)
+    model = renamed(model, classifier)
+    report.renamed = dict(rename or {}) | classifier
     in_file = model.with_blobs()
     values: list[tuple[nn.Parameter, np.ndarray]] = []
-    nonfinite = 0
     for layer in model.layers:
         copy = SHARED_COPY.fullmatch(layer.name)
         if not layer.blobs:
@@ -107,7 +128,8 @@ def load_caffemodel(
             report.skipped.append(layer.name)
         elif layer.name in layers:
             values += _matched(layers[layer.name], layer, path)
-            nonfinite += sum(caffe_weights.count_nonfinite(blob) for blob in layer.blobs)
+            if nonfinite := sum(caffe_weights.count_nonfinite(blob) for blob in layer.blobs):
+                report.nonfinite[layer.name] = nonfinite
             report.used.append(layer.name)
         elif copy and copy["owner"] in layers:
             _check_copy(layer, in_file.get(copy["owner"]), path)
@@ -119,13 +141,28 @@ def load_caffemodel(
         raise ValueError(
             f"{path}: must have every layer but {', '.join(KEEPS_FILLER)}*; got no {' '.join(missing)}; use the net's own weights"
         )
-    if nonfinite:
-        warnings.warn(f"{path}: {nonfinite} values are NaN or infinite", stacklevel=2)
+    if report.nonfinite and not allow_nonfinite:
+        name, count = next(iter(report.nonfinite.items()))
+        raise ValueError(
+            f"{path}: layer {name!r} must hold finite numbers; got {count} that are NaN or infinite; use weights that were trained to the end"
+        )
     with torch.no_grad():
         for parameter, array in values:
             # A copy of our own: the file's view is read-only and may be unaligned.
             parameter.copy_(torch.from_numpy(np.array(array)))
     return report
+
+
+def _classifier(model: caffe_weights.Model, layers: dict[str, nn.Conv2d]) -> dict[str, str]:
+    """Finds the layer that is fc8 under one of DeepLab's own names; returns its name to "fc8", or nothing."""
+    if "fc8" not in layers or "fc8" in model.with_blobs():
+        return {}
+    fitting = [name for name in classifiers(model) if model[name].blobs[0].shape == tuple(layers["fc8"].weight.shape)]
+    if len(fitting) > 1:
+        raise ValueError(
+            f"{model.path}: one layer must be the classifier; got {' and '.join(fitting)}; rename one to fc8 with caffe_weights convert --rename"
+        )
+    return dict.fromkeys(fitting, "fc8")
 
 
 def _matched(module: nn.Conv2d, layer: caffe_weights.Layer, path) -> list[tuple[nn.Parameter, np.ndarray]]:
@@ -134,6 +171,10 @@ def _matched(module: nn.Conv2d, layer: caffe_weights.Layer, path) -> list[tuple[
     Caffe: src/caffe/blob.cpp, Blob::ShapeEquals (a legacy blob has four axes, the missing leading ones are 1).
     """
     parameters = [module.weight] if module.bias is None else [module.weight, module.bias]
+    if layer.owned is not None:
+        raise ValueError(
+            f"{path}: layer {layer.name!r} must have its blobs from 0; got {' '.join(map(str, layer.owned))} alone, the others being shared; use the .caffemodel"
+        )
     if len(layer.blobs) != len(parameters):
         raise ValueError(
             f"{path}: layer {layer.name!r} must have {len(parameters)} blobs; got {len(layer.blobs)}; check bias_term"
