@@ -2,19 +2,19 @@
 
 __version__ = "0.1.0"
 
-from caffe_weights.caffemodel import read_caffemodel, write_caffemodel
-from caffe_weights.checksum import sha256
-from caffe_weights.export import ExportSettings, model_layers, read_settings, to_caffe
-from caffe_weights.model import Layer, Model, count_nonfinite
-from caffe_weights.network import ConvGeometry, NetLayer, conv_geometry, net_layers
-from caffe_weights.prototxt import Message, parse_prototxt, read_prototxt
-from caffe_weights.solverstate import (
+from caffe_weights.deeplab.export import ExportSettings, model_layers, read_settings, to_caffe
+from caffe_weights.files.caffemodel import read_caffemodel, write_caffemodel
+from caffe_weights.files.checksum import sha256
+from caffe_weights.files.model import Layer, Model, count_nonfinite
+from caffe_weights.files.solverstate import (
     SolverState,
     read_binaryproto,
     read_solverstate,
     write_binaryproto,
     write_solverstate,
 )
+from caffe_weights.nets.network import ConvGeometry, NetLayer, conv_geometry, net_layers
+from caffe_weights.nets.prototxt import Message, parse_prototxt, read_prototxt
 
 __all__ = [
     "ConvGeometry",

@@ -5,15 +5,21 @@ import os
 import sys
 from pathlib import Path
 
-from caffe_weights import __version__, caffemodel, checksum, export, hdf5, network, prototxt, shrink, solverstate, stats
-from caffe_weights.model import Model, printable
+from caffe_weights import __version__
+from caffe_weights.deeplab import export, shrink
+from caffe_weights.deeplab.names import renamed
+from caffe_weights.files import caffemodel, checksum, hdf5, solverstate, stats
+from caffe_weights.files.model import Model, printable
+from caffe_weights.nets import network, prototxt
 
 TOOL = f"caffe_weights {__version__}"
 STATS_BYTES = 64 * 2**20  # larger files are listed without reading their values
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, 1 where `diff` finds differences, 2 on an error."""
+    """Runs one command; returns the exit code: 0; 1 where `diff` finds differences or `verify` nothing to compare with; 2 on an error."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a layer's or file's name may hold what the terminal cannot show
     options = _parser().parse_args(arguments)
     try:
         code = options.run(options)
@@ -49,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "convert",
         _convert,
-        "write a model as HDF5 (layout: caffe_weights/hdf5.py) or, if OUT ends in .caffemodel, as V2 protobuf",
+        "write a model as HDF5 (layout: caffe_weights/files/hdf5.py) or, if OUT ends in .caffemodel, as V2 protobuf",
     )
     sub.add_argument("file", type=Path)
     sub.add_argument("out", type=Path)
@@ -58,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--define", action="append", default=[], metavar="VAR=VALUE", help="value of a ${VAR} in the prototxt"
+    )
+    sub.add_argument(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="another name for a layer and its shared copies",
     )
     sub = command("diff", _diff, "compare two models bit for bit; exit code 1 if they differ")
     sub.add_argument("first", type=Path)
@@ -73,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--settings",
         type=Path,
         required=True,
-        help="TOML with the tables model, solver, data (caffe_weights/export.py)",
+        help="TOML with the tables model, solver, data (caffe_weights/deeplab/export.py)",
     )
     sub.add_argument("--name", help="network name and prefix of the files; the file's stem if not given")
     sub = command(
@@ -81,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("file", type=Path)
     sub.add_argument("out", type=Path)
-    sub = command("verify", _verify, "compare a file's size and sha256 with sources.toml")
+    sub = command(
+        "verify", _verify, "compare a file's size and sha256 with sources.toml; exit code 1 if none is recorded"
+    )
     sub.add_argument("file", type=Path)
     sub.add_argument("--as", dest="name", help="the entry, where the file has another name")
     return parser
@@ -96,32 +111,33 @@ def _list(options: argparse.Namespace) -> int:
     suffixes = options.file.suffixes
     if ".solverstate" in suffixes:
         state = solverstate.read_solverstate(options.file)
-        print(
-            f"{state.path}: solver state, iter {state.iter}, current_step {state.current_step}, learned_net {state.learned_net!r}"
-        )
+        about = f"solver state, iter {state.iter}, current_step {state.current_step}, learned_net {state.learned_net!r}"
         rows = [("history", str(index), "", blob) for index, blob in enumerate(state.history)]
     elif ".binaryproto" in suffixes:
-        print(f"{options.file}: image mean")
-        rows = [("mean", "0", "", solverstate.read_binaryproto(options.file))]
+        about, rows = "image mean", [("mean", "0", "", solverstate.read_binaryproto(options.file))]
     else:
         model = caffemodel.read_caffemodel(options.file)
-        print(
-            f"{model.path}: {model.format}, network {model.name!r}, {len(model.layers)} layers, {len(model.with_blobs())} with blobs"
+        about = (
+            f"{model.format}, network {model.name!r}, {len(model.layers)} layers, {len(model.with_blobs())} with blobs"
         )
         rows = [
-            (printable(layer.name), str(i), printable(layer.type), blob)
+            (printable(layer.name), str(number), printable(layer.type), blob)
             for layer in model.layers
-            for i, blob in enumerate(layer.blobs or [None])
+            for number, blob in zip(layer.numbers or ("",), layer.blobs or (None,), strict=True)
         ]
-    width, type_width = (max([len(row[i]) for row in rows], default=0) for i in (0, 2))
     with_stats = options.stats or options.file.stat().st_size <= STATS_BYTES
+    width, type_width = (max(len(row[i]) for row in [("layer", "", "type"), *rows]) for i in (0, 2))
+    print(
+        f"{'layer':{width}}  {'type':{type_width}}  blob  {'shape':18}  {'count':>10}"
+        + (f"  {'mean':>13}  {'std':>12}" if with_stats else "")
+    )
     total = nonfinite = 0
-    for name, index, kind, blob in rows:
+    for name, number, kind, blob in rows:
         if blob is None:
             print(f"{name:{width}}  {kind}".rstrip())
             continue
         total += blob.size
-        line = f"{name:{width}}  {kind:{type_width}}  {index}  {'x'.join(map(str, blob.shape)):18}  {blob.size:>10}"
+        line = f"{name:{width}}  {kind:{type_width}}  {number:4}  {'x'.join(map(str, blob.shape)):18}  {blob.size:>10}"
         if with_stats:
             values = stats.blob_stats(blob)
             nonfinite += values.nonfinite
@@ -129,15 +145,18 @@ def _list(options: argparse.Namespace) -> int:
                 f"  {values.nonfinite} NaN or infinite" if values.nonfinite else ""
             )
         print(line)
-    print(f"{total} parameters" + ("" if with_stats else " (mean and standard deviation: --stats)"))
+    hint = "" if with_stats else " (mean and standard deviation: --stats)"
+    print(f"{printable(str(options.file))}: {about}, {total} parameters{hint}")
     if nonfinite:
         print(f"caffe_weights: warning: {options.file}: {nonfinite} values are NaN or infinite", file=sys.stderr)
     return 0
 
 
 def _convert(options: argparse.Namespace) -> int:
-    model = caffemodel.read_caffemodel(options.file)
-    geometry = _geometry(model, options.prototxt, _defines(options.define)) if options.prototxt else {}
+    model = renamed(caffemodel.read_caffemodel(options.file), _pairs(options.rename, "--rename", "OLD=NEW"))
+    geometry = (
+        _geometry(model, options.prototxt, _pairs(options.define, "--define", "VAR=VALUE")) if options.prototxt else {}
+    )
     if options.out.suffix == ".caffemodel":
         caffemodel.write_caffemodel(options.out, _unique(model), model.name)
     else:
@@ -148,18 +167,22 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _unique(model: Model) -> dict[str, tuple[str, tuple]]:
-    """Key a model's layers by name; of several without blobs that share a name, one stays."""
+    """Keys a model's layers by name; of several without blobs that share a name, one stays."""
+    if partial := [layer.name for layer in model.layers if layer.owned is not None]:
+        raise ValueError(
+            f"{model.path}: every layer must hold its blobs from 0; got a part of those of {partial[0]!r}, the others being shared; write HDF5"
+        )
     return {layer.name: (layer.type, layer.blobs) for layer in model.layers}
 
 
-def _defines(pairs: list[str]) -> dict[str, str]:
-    if wrong := [pair for pair in pairs if "=" not in pair]:
-        raise ValueError(f"--define: must read VAR=VALUE; got {wrong[0]!r}; correct it")
-    return dict(pair.split("=", 1) for pair in pairs)
+def _pairs(given: list[str], option: str, form: str) -> dict[str, str]:
+    if wrong := [pair for pair in given if "=" not in pair]:
+        raise ValueError(f"{option}: must read {form}; got {wrong[0]!r}; correct it")
+    return dict(pair.split("=", 1) for pair in given)
 
 
 def _geometry(model: Model, path: Path, defines: dict[str, str]) -> dict[str, network.ConvGeometry]:
-    """Read the convolutions of a prototxt and check the model's weights against them."""
+    """Reads the convolutions of a prototxt and checks the model's weights against them."""
     found, weights = {}, model.with_blobs()
     for layer in network.net_layers(prototxt.read_prototxt(path, defines), str(path)):
         geometry = network.conv_geometry(layer, str(path))
@@ -205,8 +228,9 @@ def _shrink(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    print(checksum.verify(options.file, options.name))
-    return 0
+    verified, line = checksum.verify(options.file, options.name)
+    print(line)
+    return 0 if verified else 1
 
 
 if __name__ == "__main__":

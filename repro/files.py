@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from caffe_proto import MESSAGES, fill_blob
 
 import caffe_weights
 from caffe_weights import read_caffemodel
-from caffe_weights.wire import MAX_PIECES
+from caffe_weights.files.wire import MAX_PIECES
 
 GOLDEN = Path(__file__).parent / "golden"
 W = np.arange(36, dtype=np.float32).reshape(2, 2, 3, 3) - 7.25
@@ -128,6 +128,22 @@ def test_doubles_win_over_floats_and_legacy_over_shape(tmp_path):
     np.testing.assert_array_equal(array.ravel(), [7, 8])
 
 
+def raw(kind: int | None, array: np.ndarray) -> bytes:
+    return (b"" if kind is None else varint(10 << 3) + varint(kind)) + delimited(12, array.tobytes())
+
+
+@pytest.mark.parametrize(("kind", "stored", "read"), [(0, "<f8", "f8"), (1, "<f4", "f4"), (2, "<f2", "f4")])
+def test_nvcaffes_raw_data(tmp_path, kind, stored, read):
+    """Half precision comes out as the float32 of the same value."""
+    path = tmp_path / "net.caffemodel"
+    values = (W / 3).astype(stored)
+    path.write_bytes(v2(raw(kind, values) + shape(*W.shape), shape(2) + floats(5, 6) + raw(kind, values)))
+    weight, bias = read_caffemodel(path)["c"].blobs
+    assert (weight.dtype, weight.shape) == (np.dtype(read), W.shape)
+    np.testing.assert_array_equal(weight, values.astype(read))
+    np.testing.assert_array_equal(bias, [5, 6])  # NVCaffe: Blob::FromProto takes `data` before raw data
+
+
 def test_unknown_fields_and_fork_types_are_passed_over(tmp_path):
     net = network("V1", True)
     net.layers.add(name="crf", type=12345)
@@ -201,7 +217,7 @@ def test_genuine_files_of_2014_to_2017(data_root):
 
 GOOD = v2(shape(2, 3) + floats(*range(6)))
 BAD = {
-    "empty": (b"", r"must hold a Caffe message; got an empty file; fetch or write it again"),
+    "empty": (b"", r"must hold data; got an empty file; fetch or write it again"),
     "pickle": (
         b"\x80\x04\x95",
         r"must be a binary Caffe message; got a Python pickle \(it is not read: unpickling runs code\); name the Caffe file",
@@ -248,6 +264,14 @@ BAD = {
     "long shape": (v2(shape(*[1] * 5000) + floats(1)), r"a shape must have at most 64 numbers; got 5000 bytes"),
     "many shapes": (v2(delimited(7, b"\x08\x01" * 65) + floats(1)), r"a shape must have at most 64 numbers; got more"),
     "twice": (GOOD + GOOD, r"layers with blobs must have names of their own; got 'c' more than once"),
+    "twice without a name": (
+        v2(shape(1) + floats(1), name=b"") * 2,
+        r"layers with blobs must have names of their own; got several without a name",
+    ),
+    "raw type": (v2(shape(1) + raw(3, B)), r"raw_data_type must be one of 0 \(float64\), 1 .*, 2 \(float16\); got 3"),
+    "no raw type": (v2(shape(1) + raw(None, B)), r"raw_data_type must be one of .*; got None"),
+    "odd raw data": (v2(shape(1) + raw(2, B[:1].view("u1")[:3])), r"must fill a multiple of 2 bytes; got 3"),
+    "raw wire": (v2(shape(1) + raw(2, B)[:2] + b"\x60\x01"), r"field 12 must have wire type 2; got 0"),
     "both forms": (GOOD + delimited(2, delimited(4, b"x")), r"a file must have `layers` or `layer`; got both"),
     "group": (b"\x0b" + GOOD, r"the wire type of field 1 must be 0, 1, 2 or 5; got 3"),
     "field 0": (b"\x00\x00" + GOOD, r"a field number must lie in 1..2\^29-1; got 0"),

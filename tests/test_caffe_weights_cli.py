@@ -1,6 +1,7 @@
 """The commands of `python -m caffe_weights`, run in this process; and what they stand on: statistics, shrink-vgg, sources.toml."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 import caffe_weights
-from caffe_weights import checksum, read_caffemodel, write_binaryproto, write_caffemodel
+from caffe_weights import read_caffemodel, write_binaryproto, write_caffemodel
 from caffe_weights.__main__ import main
-from caffe_weights.shrink import shrink_vgg
-from caffe_weights.stats import blob_stats
+from caffe_weights.deeplab.shrink import shrink_vgg
+from caffe_weights.files import checksum
+from caffe_weights.files.stats import blob_stats
 
 GOLDEN = Path(__file__).parent / "golden"
 THIN = GOLDEN / "weights/thin_iter_4.caffemodel"
@@ -30,10 +32,11 @@ def small(tmp_path) -> Path:
 def test_list(small, capsys):
     assert main(["list", str(small)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["layer", "type", "blob", "shape", "count", "mean", "std"]
     assert lines[1] == ["conv", "Convolution", "0", "2x2x3x3", "36", "17.5", f"{W.std():.6g}"]
     assert lines[2][:5] == ["conv", "Convolution", "1", "3", "3"]
     assert lines[3] == ["relu", "ReLU"]
-    assert lines[4] == ["39", "parameters"]
+    assert " ".join(lines[4]) == f"{small}: V2, network 'net', 2 layers, 1 with blobs, 39 parameters"
 
 
 def test_list_of_a_large_file_leaves_its_values_alone(small, capsys, monkeypatch):
@@ -42,6 +45,8 @@ def test_list_of_a_large_file_leaves_its_values_alone(small, capsys, monkeypatch
     output = capsys.readouterr().out
     assert "39 parameters (mean and standard deviation: --stats)" in output
     assert "17.5" not in output
+    assert output.split()[:5] == ["layer", "type", "blob", "shape", "count"]
+    assert "mean" not in output.splitlines()[0]
     assert main(["list", "--stats", str(small)]) == 0
     assert "17.5" in capsys.readouterr().out
 
@@ -98,6 +103,47 @@ def test_convert_with_the_wrong_prototxt(small, tmp_path, capsys):
     assert not (tmp_path / "x.h5").exists()
 
 
+def test_convert_renames(small, tmp_path, capsys):
+    out = tmp_path / "out.caffemodel"
+    assert main(["convert", str(small), str(out), "--rename", "conv=fc8"]) == 0
+    assert [layer.name for layer in read_caffemodel(out).layers] == ["fc8", "relu"]
+    assert main(["convert", str(small), str(out), "--rename", "fc9=fc8"]) == 2
+    assert "rename must name layers of the file; got 'fc9'; choose from conv" in capsys.readouterr().err
+    assert main(["convert", str(small), str(out), "--rename", "conv"]) == 2
+    assert "--rename: must read OLD=NEW; got 'conv'; correct it" in capsys.readouterr().err
+
+
+def test_convert_of_partly_shared_layers(tmp_path, capsys):
+    """A .caffemodel cannot say which blobs a layer holds; HDF5 can."""
+    part, out, same = tmp_path / "part.h5", tmp_path / "out.caffemodel", tmp_path / "same.h5"
+    with h5py.File(part, "w") as file:
+        file["data/a/1"], file["data/b/0"], file["data/b/1"] = W, W, W[0]
+    assert main(["convert", str(part), str(out)]) == 2
+    assert "got a part of those of 'a', the others being shared; write HDF5" in capsys.readouterr().err
+    assert main(["convert", str(part), str(same)]) == 0
+    assert main(["diff", str(part), str(same)]) == 0
+    assert main(["list", str(same)]) == 0
+    assert [line.split()[1:3] for line in capsys.readouterr().out.splitlines()[-4:-1]] == [
+        ["1", "2x2x3x3"],
+        ["0", "2x2x3x3"],
+        ["1", "2x3x3"],
+    ]
+
+
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path):
+    path = tmp_path / "mod\u00e8le.caffemodel"
+    write_caffemodel(path, {"couche\u00e9": ("X", [W])})
+    run = subprocess.run(
+        [sys.executable, "-m", "caffe_weights", "list", str(path)],
+        capture_output=True,
+        cwd=Path(caffe_weights.__file__).parents[1],
+        env=dict(os.environ, PYTHONIOENCODING="ascii"),
+        check=True,
+    )
+    assert b"couche\\xe9" in run.stdout
+    assert b"mod\\xe8le.caffemodel: V2" in run.stdout
+
+
 def test_diff(small, tmp_path, capsys):
     other = tmp_path / "other.caffemodel"
     changed = W.copy()
@@ -111,7 +157,7 @@ def test_diff(small, tmp_path, capsys):
     ]
     write_caffemodel(other, {"conv": ("Convolution", [W])})
     assert main(["diff", str(small), str(other)]) == 1
-    assert capsys.readouterr().out == "conv: 2 blobs against 1\n"
+    assert capsys.readouterr().out == "conv: blobs 0 1 against 0\n"
 
 
 def test_errors_are_one_line_and_exit_code_2(tmp_path, capsys):
@@ -126,14 +172,14 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, capsys):
 def test_as_a_program_into_a_closed_pipe():
     root = Path(caffe_weights.__file__).parents[1]
     run = subprocess.run(
-        f"{sys.executable} -m caffe_weights list {THIN} | head -1",
+        f"{sys.executable} -m caffe_weights list {THIN} | head -2",
         shell=True,
         capture_output=True,
         text=True,
         cwd=root,
         check=True,
     )
-    assert run.stdout.startswith(f"{THIN}: V2, network 'thin_att3_e', 142 layers, 50 with blobs")
+    assert run.stdout.split()[:8] == ["layer", "type", "blob", "shape", "count", "mean", "std", "data_input_0_split"]
     assert run.stderr == ""
 
 
@@ -204,6 +250,18 @@ def test_shrink_refuses_other_networks(small, tmp_path, capsys):
     assert not (tmp_path / "x.caffemodel").exists()
 
 
+def test_shrink_refuses_layers_without_biases(tmp_path):
+    layers = [caffe_weights.Layer(f"conv1_{i}", "Convolution", (W,)) for i in (1, 2)]
+    names = [f"conv{b}_{i}" for b in (2, 3, 4, 5) for i in (1, 2, 3)] + ["fc6", "fc7"]
+    model = caffe_weights.Model(
+        Path("vgg"), "", "V2", (*layers, *(caffe_weights.Layer(n, "X", (W, W[0])) for n in names))
+    )
+    with pytest.raises(
+        ValueError, match=r"layer 'conv1_1': must hold a kernel of four axes and biases; got \[2, 2, 3, 3\]"
+    ):
+        list(shrink_vgg(model))
+
+
 def test_sources_are_complete():
     sources = checksum.known_sources()
     assert {"vgg16_20M.caffemodel", "VGG_ILSVRC_16_layers.caffemodel"} <= set(sources)
@@ -217,7 +275,7 @@ def test_sources_are_complete():
 def test_shipped_weights_are_the_recorded_ones(capsys):
     for path in sorted(Path(caffe_weights.__file__).with_name("demo").glob("*.caffemodel")):
         assert main(["verify", str(path)]) == 0, capsys.readouterr().err
-        assert "size and sha256 as recorded" in capsys.readouterr().out
+        assert ": verified: sha256 as recorded" in capsys.readouterr().out
 
 
 def test_verify(small, tmp_path, capsys, monkeypatch):
@@ -226,14 +284,14 @@ def test_verify(small, tmp_path, capsys, monkeypatch):
     listing = tmp_path / "sources.toml"
     monkeypatch.setattr(checksum, "SOURCES", listing)
     listing.write_text(entry)
-    assert main(["verify", str(small), "--as", "known.caffemodel"]) == 0
+    assert main(["verify", str(small), "--as", "known.caffemodel"]) == 1
     assert (
-        f"size as recorded; no recorded sha256 (size {small.stat().st_size}, sha256 {digest})"
-        in capsys.readouterr().out
-    )
+        f"{small}: not verified: no sha256 of known.caffemodel is recorded, compared is only the size, which is as recorded "
+        f"(size {small.stat().st_size}, sha256 {digest})"
+    ) in capsys.readouterr().out
     listing.write_text(entry + f'sha256 = "{digest}"\n')
     assert main(["verify", str(small), "--as", "known.caffemodel"]) == 0
-    assert "size and sha256 as recorded" in capsys.readouterr().out
+    assert ": verified: sha256 as recorded" in capsys.readouterr().out
     assert main(["verify", str(small)]) == 0
     assert f"is known.caffemodel (sha256 {digest})" in capsys.readouterr().out
     assert main(["verify", str(THIN)]) == 2
@@ -247,8 +305,8 @@ def test_verify(small, tmp_path, capsys, monkeypatch):
     assert main(["verify", str(small), "--as", "known.caffemodel"]) == 2
     assert f"the sha256 of known.caffemodel must be 00; got {digest}; fetch it again" in capsys.readouterr().err
     listing.write_text(entry.replace("size", "#"))
-    assert main(["verify", str(small), "--as", "known.caffemodel"]) == 0
-    assert "nothing to compare with; no recorded size or sha256" in capsys.readouterr().out
+    assert main(["verify", str(small), "--as", "known.caffemodel"]) == 1
+    assert ": not verified: no sha256 of known.caffemodel is recorded, compared is nothing" in capsys.readouterr().out
 
 
 @pytest.mark.slow

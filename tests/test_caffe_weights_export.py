@@ -1,5 +1,6 @@
 """Export: the files that the DeepLab fork runs, from settings and weights; checked against Caffe's own net and by OpenCV's importer."""
 
+import os
 import re
 from pathlib import Path
 
@@ -180,6 +181,13 @@ def test_wrong_settings(tmp_path, settings, capsys, old, new, message):
 def test_missing_settings_and_other_layers(tmp_path, settings, capsys):
     assert main(["to-caffe", str(THIN), str(tmp_path / "out"), "--settings", str(tmp_path / "gone.toml")]) == 2
     assert "gone.toml: must be a file; got nothing there; check the path" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["to-caffe", str(THIN), str(tmp_path / "out"), "--settings", str(tmp_path / "pipe")]) == 2
+    assert "pipe: must be a file; got something that is no regular file; name the file" in capsys.readouterr().err
+    with open(tmp_path / "big.toml", "wb") as file:
+        file.truncate(2**21)
+    assert main(["to-caffe", str(THIN), str(tmp_path / "out"), "--settings", str(tmp_path / "big.toml")]) == 2
+    assert "must be TOML of at most 1048576 bytes; got 2097152; name the settings" in capsys.readouterr().err
     det1 = HERE.parent / "caffemodels/det1.caffemodel"
     assert main(["to-caffe", str(det1), str(tmp_path / "out"), "--settings", str(settings)]) == 2
     assert "layer 'PReLU1' must be a convolution with bias; got [10]; use shrink-vgg" in capsys.readouterr().err

@@ -6,9 +6,9 @@ import pytest
 from conftest import GOLDEN
 
 from caffe_weights import ConvGeometry, conv_geometry, net_layers, parse_prototxt, read_prototxt
-from caffe_weights.deeplab_net import net_prototxt
-from caffe_weights.deeplab_solver import solver_prototxt
-from caffe_weights.deeplab_spec import DataSpec, NetSpec
+from caffe_weights.deeplab.net import net_prototxt
+from caffe_weights.deeplab.solver import solver_prototxt
+from caffe_weights.deeplab.spec import DataSpec, NetSpec
 
 # The dialect of DeepLab's own files: V1 layers, enum types, `hole`, variables, colons before braces, single quotes, joined strings.
 DEEPLAB = """
@@ -100,15 +100,58 @@ def test_bad_files(tmp_path):
         read_prototxt(tmp_path / "gone")
     with pytest.raises(ValueError, match=r"must be a prototxt file; got a directory or device; name the file itself"):
         read_prototxt(tmp_path)
-    (tmp_path / "binary").write_bytes(b"a: 1 \xff")
-    with pytest.raises(ValueError, match=r"byte 5: a prototxt must be UTF-8 text; got a binary file; name the text"):
-        read_prototxt(tmp_path / "binary")
+    (tmp_path / "other").write_bytes(b"a: 1\nb: \xd6\xd0")
+    with pytest.raises(
+        ValueError, match=r"other: line 2: what is no string must be UTF-8; got another encoding; correct"
+    ):
+        read_prototxt(tmp_path / "other")
     with open(tmp_path / "big", "wb") as file:
         file.truncate(17 * 2**20)
     with pytest.raises(
         ValueError, match=r"a prototxt must have at most 16777216 bytes; got 17825792; is it a caffemodel\?"
     ):
         read_prototxt(tmp_path / "big")
+
+
+NET = 'name: "网络" # 注释 {\nlayer { name: "é" }'
+
+
+@pytest.mark.parametrize(
+    ("octets", "name", "layer"),
+    [
+        (NET.encode(), "网络", "é"),
+        (NET.encode("utf-8-sig"), "网络", "é"),
+        (NET.encode("utf-16"), "网络", "é"),
+        (b"\xfe\xff" + NET.encode("utf-16-be"), "网络", "é"),
+        (NET.encode("gb18030"), r"\xcd\xf8\xc2\xe7", r"\xa8\xa6"),
+        ('name: "n" # à la carte\nlayer { name: "é" }'.encode("latin-1"), "n", r"\xe9"),
+        (rb'name: "\347\275\221\xe7\xbb\x9c" layer { name: "\351" }', "网络", r"\xe9"),
+    ],
+    ids=["utf-8", "with mark", "utf-16", "utf-16-be", "gbk", "latin-1", "escapes"],
+)
+def test_encodings(tmp_path, octets, name, layer):
+    """Strings are octets, as to protobuf; what is no UTF-8 comes out as in a .caffemodel."""
+    (tmp_path / "net.prototxt").write_bytes(octets)
+    net = read_prototxt(tmp_path / "net.prototxt")
+    assert net.one("name") == name
+    assert [entry.name for entry in net_layers(net, "t")] == [layer]
+
+
+@pytest.mark.parametrize(
+    ("octets", "what"),
+    [
+        (b"\n<!DOCTYPE html>\n<html>", "an HTML or XML page"),
+        (b"404: Not Found", "a server's message, '404: Not Found'"),
+        (b"\x1f\x8b\x08\0", r"a gzip archive \(unpack it\)"),
+        (b"\x0a\x03net\xa2\x06\x00", "a binary file, perhaps a .caffemodel"),
+        ("layer {".encode("utf-16-le"), "a binary file, perhaps a .caffemodel"),
+        (b"", "an empty file"),
+    ],
+)
+def test_other_files_are_named(tmp_path, octets, what):
+    (tmp_path / "x").write_bytes(octets)
+    with pytest.raises(ValueError, match=rf"x: must be prototxt text; got {what}; name the text"):
+        read_prototxt(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +248,7 @@ def test_every_bottom_exists():
 
 
 def test_data_layer_and_fillers():
-    spec = NetSpec("n", SHAPES, filler_std={"fc8": 0.01})
+    spec = NetSpec("n", SHAPES, filler_std={"fc8": 0.01}, ignore_label=254)
     data = DataSpec('/a "b"\\', "list.txt", 30, 321, (104.008, 116.669, 122.675), scale_factors=(0.6, 1.4))
     train, test = (graph(net_prototxt(spec, phase, data)) for phase in ("train", "test"))
     assert train["data"].message.one("image_data_param") == {
@@ -214,13 +257,24 @@ def test_data_layer_and_fillers():
         "batch_size": [30],
         "shuffle": [True],
         "label_type": ["PIXEL"],
-        "ignore_label": [255],
+        "ignore_label": [254],
     }
     transform = {"mirror": [True], "crop_size": [321], "mean_value": [104.008, 116.669, 122.675]}
     assert train["data"].message.one("transform_param") == transform | {"scale_factors": [0.6, 1.4]}
     assert test["data"].message.one("transform_param") == transform | {"mirror": [False]}
     assert (test["accuracy"].type, test["accuracy"].bottoms) == ("SegAccuracy", ("fc8_interp", "label"))
     assert train["fc8"].message.one("convolution_param").one("weight_filler") == {"type": ["gaussian"], "std": [0.01]}
+
+
+def test_new_layers_learn_ten_times_as_fast():
+    """Where the settings say nothing: the protocols' rates."""
+    heads = {"att_conv1": (4, 4, 3, 3), "att_fc": (2, 4, 1, 1)}
+    spec = NetSpec("n", SHAPES | heads, [1, 0.5], "attention", lr_mult={"fc7": (3, 4)})
+    layers = graph(net_prototxt(spec, "train", input_shape=(1, 3, 33, 33)))
+    rates = {name: [p.one("lr_mult") for p in layer.message.get("param", [])] for name, layer in layers.items()}
+    for name in ("fc8", "fc8_res05", "att_conv1", "att_fc"):
+        assert rates[name] == [10, 20]
+    assert (rates["conv5_3"], rates["fc6_res05"], rates["fc7"]) == ([1, 2], [1, 2], [3, 4])
 
 
 def test_settings_that_make_no_net():

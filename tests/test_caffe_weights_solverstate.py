@@ -85,7 +85,7 @@ def test_hdf5_state(tmp_path):
         ({"iter": np.int32([-1])}, r"/iter: must be one integer"),
         (
             {"current_step": np.float32([1])},
-            r"/current_step: must hold little-endian numbers of kind 'iu'; got float32",
+            r"/current_step: must hold little-endian numbers of kind 'iu'; got <f4",
         ),
     ],
 )

@@ -1,17 +1,11 @@
-"""V2 .caffemodel files written: what protobuf would write, whole or not at all."""
-
-import signal
-import subprocess
-import sys
-from pathlib import Path
+"""V2 .caffemodel files written: what protobuf would write."""
 
 import numpy as np
 import pytest
 from caffe_proto import MESSAGES
 
-import caffe_weights
 from caffe_weights import read_caffemodel, write_caffemodel
-from caffe_weights.atomic import replacing
+from caffe_weights.files import caffemodel
 
 W = np.arange(36, dtype=np.float32).reshape(2, 2, 3, 3) - 7.25
 B = np.array([0.5, -1e-30], np.float32)
@@ -62,40 +56,7 @@ def test_what_cannot_be_written(tmp_path, array, message):
 
 
 def test_protobufs_limit(tmp_path, monkeypatch):
-    assert caffe_weights.caffemodel.MAX_BYTES == 2**31
-    monkeypatch.setattr(caffe_weights.caffemodel, "MAX_BYTES", 150)
+    assert caffemodel.MAX_BYTES == 2**31
+    monkeypatch.setattr(caffemodel, "MAX_BYTES", 150)
     with pytest.raises(ValueError, match=r"a .caffemodel must stay below 150 bytes; got 1\d\d; write HDF5 instead"):
         write_caffemodel(tmp_path / "x.caffemodel", {"a": ("X", [W])})
-
-
-def test_missing_folder_and_folder_as_target(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"its folder must exist; got no folder .*gone; create it"):
-        write_caffemodel(tmp_path / "gone/x.caffemodel", {})
-    with pytest.raises(ValueError, match=r"must name a file to write; got a directory; add a file name"):
-        write_caffemodel(tmp_path, {})
-
-
-def test_killed_writer_leaves_the_old_file(tmp_path):
-    """The writer is killed while the new file is half written."""
-    path = tmp_path / "net.caffemodel"
-    write_caffemodel(path, {"old": ("X", [W])})
-    code = f"""
-import os, signal
-from caffe_weights.atomic import replacing
-with replacing({str(path)!r}) as part, open(part, "wb") as file:
-    file.write(b"half")
-    file.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    run = subprocess.run([sys.executable, "-c", code], cwd=Path(caffe_weights.__file__).parents[1], check=False)
-    assert run.returncode == -signal.SIGKILL
-    assert [layer.name for layer in read_caffemodel(path).layers] == ["old"]
-
-
-def test_failed_writer_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "net.caffemodel"
-    write_caffemodel(path, {"old": ("X", [W])})
-    with pytest.raises(ZeroDivisionError), replacing(path) as part:
-        part.write_bytes(b"half" * (1 // 0))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["net.caffemodel"]
-    assert read_caffemodel(path)["old"].blobs[0].tobytes() == W.tobytes()

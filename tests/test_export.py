@@ -8,9 +8,10 @@ import torch
 import caffe_weights
 from repro.export import main
 from repro.models import build
-from repro.models.weights import load_caffemodel, load_solverstate
+from repro.models.weights import load_caffemodel
 from repro.protocol import load_protocol
-from repro.solver.snapshot import Snapshot, write_snapshot
+from repro.records.store import FORMAT, KEYS, write_record
+from repro.solver.snapshot import Snapshot, identity_of, write_snapshot
 from repro.solver.train import make_solver
 
 OVERRIDES = ["model.width=0.0625", "data.num_train=2", "data.num_val=1", "solver.stepsize=3"]
@@ -30,7 +31,7 @@ def data(tmp_path) -> Path:
     return root
 
 
-def a_run(path: Path, seed: int):
+def a_run(path: Path, seed: int, identity: str = "a run"):
     """Save the snapshot of a row's run after 7 steps (of made-up gradients)."""
     settings = load_protocol("table3", OVERRIDES).row(ROW).settings
     network = build(settings["model"], len(settings["data"]["class_names"]), seed)
@@ -42,7 +43,7 @@ def a_run(path: Path, seed: int):
         solver.step()
     parameters = {n: p.detach() for n, p in zip(solver.history, solver.parameters, strict=True)}
     curve = torch.ones(7, dtype=torch.float64)
-    write_snapshot(path, Snapshot("a run", 7, parameters, solver.history, curve, 2.0))
+    write_snapshot(path, Snapshot(identity, 7, parameters, solver.history, curve, 2.0))
     return network, solver, settings
 
 
@@ -69,11 +70,11 @@ def test_snapshot_to_caffe_and_back(tmp_path, data, capsys):
     other = build(settings["model"], 21, 2)
     report = load_caffemodel(other, out / names[0], prototxt=out / "train.prototxt")
     assert report.absent_in_model == report.absent_in_file == report.without_blobs == []
-    resumed = make_solver(other, settings)
-    state = load_solverstate(resumed, out / names[1])
-    assert (resumed.iteration, state.learned_net, state.current_step) == (7, names[0], 2)
+    state = caffe_weights.read_solverstate(out / names[1])
+    assert (state.iter, state.learned_net, state.current_step) == (7, names[0], 2)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(solver.history.values(), resumed.history.values(), strict=True))
+    history = [torch.from_numpy(array.copy()) for array in state.history]
+    assert all(torch.equal(a, b) for a, b in zip(solver.history.values(), history, strict=True))
 
 
 def test_prototxts_say_what_the_protocol_says(tmp_path, data):
@@ -115,6 +116,60 @@ def test_prototxts_say_what_the_protocol_says(tmp_path, data):
         layer.name: layer for layer in caffe_weights.net_layers(caffe_weights.read_prototxt(out / "test.prototxt"), "t")
     }
     assert test["data"].message.one("transform_param").one("crop_size") == 513
+
+
+def recorded(tmp_path) -> dict:
+    """Makes the record of the run in snapshot.pt, which trained for 20 iterations of 2 images."""
+    overrides = [*OVERRIDES, "solver.max_iter=20", "solver.batch_size=2", "transform.crop_size=65"]
+    settings = load_protocol("table3", overrides).row(ROW).settings
+    record = {key: {} for key in KEYS} | {"format": FORMAT, "table": "table3", "row": ROW, "value": 1.0}
+    record |= {"settings": settings, "provenance": {"seed": 1}, "run": {"seconds": 1.0}}
+    write_record(tmp_path / "record.json", record)
+    return record
+
+
+def test_settings_are_those_of_the_record_beside_the_snapshot(tmp_path, data, capsys):
+    record = recorded(tmp_path)
+    a_run(tmp_path / "snapshot.pt", 1, identity_of(record["provenance"]))
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "snapshot.pt"), str(out), "--data-root", str(data)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == str(out / f"{ROW}_iter_7.caffemodel")
+    assert caffe_weights.read_prototxt(out / "solver.prototxt").one("max_iter") == 20
+    layer = caffe_weights.net_layers(caffe_weights.read_prototxt(out / "train.prototxt"), "t")[0].message
+    assert layer.one("image_data_param").one("batch_size") == 2
+    assert layer.one("transform_param").one("crop_size") == 65
+    agreeing = ["table3", "--row", ROW, "--set", "solver.max_iter=20"]
+    assert main([str(tmp_path / "snapshot.pt"), str(out), "--data-root", str(data), *agreeing]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["table1"], "record.json: the table must be the record's, table3; got table1; leave it out"),
+        (["--row", "max2"], f"record.json: the row must be the record's, {ROW}; got max2; leave it out"),
+        (
+            ["--set", "solver.max_iter=6000"],
+            "record.json: solver.max_iter must be the record's, 20; got 6000; leave it out",
+        ),
+        (["--set", "solver.x=1"], "record.json: solver.x must be the record's, None; got 1; leave it out"),
+    ],
+)
+def test_what_differs_from_the_record_is_refused(tmp_path, data, capsys, given, message):
+    a_run(tmp_path / "snapshot.pt", 1, identity_of(recorded(tmp_path)["provenance"]))
+    arguments = [str(tmp_path / "snapshot.pt"), str(tmp_path / "out"), "--data-root", str(data)]
+    assert main([*arguments, *given]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/{message}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_snapshot_of_another_run_or_of_none_that_is_known(tmp_path, data, capsys):
+    a_run(tmp_path / "snapshot.pt", 1)
+    plain = [str(tmp_path / "snapshot.pt"), str(tmp_path / "out"), "--data-root", str(data)]
+    assert main(plain) == 2
+    assert "must have its record.json beside it; got none; name TABLE and --row" in capsys.readouterr().err
+    recorded(tmp_path)
+    assert main(plain) == 2
+    assert "must be of the run recorded beside it; got another run's; export it elsewhere" in capsys.readouterr().err
 
 
 def test_what_is_no_snapshot(tmp_path, data, capsys):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from tiny import SUBMISSION, items_of, write_data, write_protocol
 
+import caffe_weights
 from repro.data.lists import Item
 from repro.data.synthetic.cache import cache_folder
 from repro.device import Compute
@@ -236,7 +237,7 @@ def test_another_tasks_classifier_is_left_out_and_reported(row, tmp_path):
     save_caffemodel(source, tmp_path / "imagenet.caffemodel")
     fc8 = target.net.fc8.weight.clone()
     report = load_weights(target, tmp_path / "imagenet.caffemodel")
-    assert report == "imagenet.caffemodel (V2): 15 layers loaded; the filler stays in fc8"
+    assert report == "imagenet.caffemodel (V2): 15 layers loaded; of the file unused: fc8; the filler stays in fc8"
     assert torch.equal(target.net.fc8.weight, fc8)
     assert torch.equal(target.net.fc7.weight, source.net.fc7.weight)
 
@@ -290,6 +291,12 @@ def test_an_evaluation_needs_every_layer(row, tmp_path):
         f"{path}: must have every layer of a network that is only evaluated (solver.max_iter = 0); got none that fits for att_conv1, att_fc; give its trained weights",
     ):
         load_weights(attention, path, complete=True)
+    passed_over = tmp_path / "other.caffemodel"
+    layers = caffe_weights.read_caffemodel(path).with_blobs()
+    blobs = {n.replace("fc8", "score"): ("Convolution", layer.blobs) for n, layer in layers.items()}
+    caffe_weights.write_caffemodel(passed_over, blobs)
+    with pytest.raises(ValueError, match=r"got none that fits for fc8 \(the file also has score\); give its trained"):
+        load_weights(network, passed_over, complete=True)
     assert load_weights(network, path, complete=True) == "tiny.caffemodel (V2): 16 layers loaded"
 
 

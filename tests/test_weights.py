@@ -1,8 +1,9 @@
-"""Caffe's weights and solver states into our networks and out: every layer accounted for."""
+"""Caffe's weights into our networks and out, every layer accounted for; Caffe's momentum into our solver."""
 
 import hashlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ import caffe_weights
 from repro.models.attention import Attention
 from repro.models.largefov import LargeFOV
 from repro.models.multiscale import MultiScale
-from repro.models.weights import convolutions, load_caffemodel, load_solverstate, parameters, save_caffemodel
+from repro.models.weights import convolutions, load_caffemodel, parameters, save_caffemodel
 from repro.solver.loss import losses
 from repro.solver.sgd import Solver
 
@@ -54,19 +55,90 @@ def test_every_layer_of_caffes_file_is_accounted_for():
     assert "without blobs: 92" in text
 
 
-def test_a_smaller_network_and_another_head(tmp_path):
-    """DeepLab's own files name the classifier otherwise (fc8_voc12): reported, and the network's fc8 keeps its filler."""
-    layers = thin_layers()
+def without(layers: dict, *prefixes: str) -> dict:
+    return {name: layer for name, layer in layers.items() if not name.startswith(prefixes)}
+
+
+@pytest.mark.parametrize("name", ["fc8_voc12", "fc8_pascal", "fc8_${EXP}"])
+def test_classifier_under_deeplabs_own_names_is_taken(tmp_path, name):
+    """With its copies for the other scales; where its shape is the network's."""
+    layers = {key.replace("fc8", name): layer for key, layer in thin_layers().items()}
+    net = attention_net()
+    report = load_caffemodel(net, written(tmp_path, layers))
+    assert report.renamed == {name: "fc8"}
+    assert (report.absent_in_model, report.absent_in_file, report.used) == ([], [], list(convolutions(net)))
+    assert report.line() == f"changed.caffemodel (V2): 18 layers loaded; {name} taken for fc8"
+    assert f"taken under another name: 1: {name} for fc8" in str(report)
+    for ours, theirs in zip(parameters(convolutions(net)["fc8"]), thin_layers()["fc8"][1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_classifier_of_other_classes_is_left_out_and_named(tmp_path):
+    """The network's fc8 keeps its filler."""
+    layers = without(thin_layers(), "fc8_res", "att_")
     layers["fc8_voc12"] = layers.pop("fc8")
-    for name in [n for n in layers if n.startswith(("fc8_res", "att_"))]:
-        del layers[name]
     net = attention_net(21)
     before = {name: parameters(convolutions(net)[name])[0].copy() for name in ("fc8", "att_conv1", "att_fc")}
     report = load_caffemodel(net, written(tmp_path, layers))
     assert report.absent_in_model == ["fc8_voc12"]
     assert report.absent_in_file == ["fc8", "att_conv1", "att_fc"]
+    assert report.line() == (
+        "changed.caffemodel (V2): 15 layers loaded; of the file unused: fc8_voc12; the filler stays in fc8, att_conv1, att_fc"
+    )
     for name, value in before.items():
         np.testing.assert_array_equal(parameters(convolutions(net)[name])[0], value)
+
+
+def test_fc8_of_the_file_comes_before_other_names(tmp_path):
+    layers = thin_layers() | {"fc8_voc12": ("Convolution", [2 * blob for blob in thin_layers()["fc8"][1]])}
+    report = load_caffemodel(attention_net(), written(tmp_path, layers))
+    assert (report.renamed, report.absent_in_model) == ({}, ["fc8_voc12"])
+
+
+def test_several_classifiers_are_refused_and_one_may_be_named(tmp_path):
+    layers = without(thin_layers(), "fc8_res")
+    layers["fc8_a"] = layers["fc8_b"] = layers.pop("fc8")
+    path = written(tmp_path, layers)
+    unchanged_after(
+        r"one layer must be the classifier; got fc8_a and fc8_b; rename one to fc8 with caffe_weights convert --rename",
+        attention_net(),
+        path,
+    )
+    report = load_caffemodel(attention_net(), path, rename={"fc8_b": "fc8"})
+    assert (report.renamed, report.absent_in_model) == ({"fc8_b": "fc8"}, ["fc8_a"])
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        ({"fc9": "fc8"}, r"rename must name layers of the file; got 'fc9'; choose from conv1_1 "),
+        ({"fc7": "fc6"}, r"layers with blobs must have names of their own; got 'fc6' more than once after renaming"),
+    ],
+)
+def test_renames_that_fit_no_file(rename, message):
+    unchanged_after(message, attention_net(), THIN, rename=rename)
+
+
+def test_renamed_layers_are_taken_with_their_copies(tmp_path):
+    layers = {key.replace("conv2_1", "first"): layer for key, layer in thin_layers().items()}
+    report = load_caffemodel(attention_net(), written(tmp_path, layers), rename={"first": "conv2_1"})
+    assert (report.renamed, report.absent_in_model, len(report.shared)) == ({"first": "conv2_1"}, [], 32)
+
+
+def test_layer_of_which_the_file_has_a_part(tmp_path):
+    """Caffe's HDF5 leaves out the blobs that another layer shares."""
+    path = tmp_path / "part.h5"
+    with h5py.File(path, "w") as file:
+        for name, (_, blobs) in without(thin_layers(), "fc8_res").items():
+            if "_res0" not in name:
+                for number, blob in enumerate(blobs):
+                    if (name, number) != ("conv1_1", 0):
+                        file[f"data/{name}/{number}"] = blob
+    unchanged_after(
+        r"layer 'conv1_1' must have its blobs from 0; got 1 alone, the others being shared; use the .caffemodel",
+        attention_net(),
+        path,
+    )
 
 
 def test_skip(tmp_path):
@@ -171,15 +243,23 @@ def test_prototxt_must_describe_the_network(tmp_path, layer, old, new, message):
     unchanged_after(message, attention_net(), THIN, prototxt=tmp_path / "net.prototxt")
 
 
-def test_nonfinite_weights_are_a_warning_with_the_count(tmp_path):
+def test_nonfinite_weights_are_refused_unless_allowed(tmp_path):
     layers = thin_layers()
     for name in ("conv1_1", "conv1_1_res05", "conv1_1_res075"):
         weight = layers[name][1][0].copy()
         weight[0, 0, 0, :2] = np.nan, np.inf
         layers[name] = "Convolution", (weight, layers[name][1][1])
     path = written(tmp_path, layers)
-    with pytest.warns(UserWarning, match=rf"{path}: 2 values are NaN or infinite"):
-        load_caffemodel(attention_net(), path)
+    unchanged_after(
+        r"layer 'conv1_1' must hold finite numbers; got 2 that are NaN or infinite; use weights that were trained to the end",
+        attention_net(),
+        path,
+    )
+    net = attention_net()
+    report = load_caffemodel(net, path, allow_nonfinite=True)
+    assert report.nonfinite == {"conv1_1": 2}
+    assert report.line().endswith("18 layers loaded; 2 values of conv1_1 are NaN or infinite")
+    assert parameters(convolutions(net)["conv1_1"])[0].tobytes() == layers["conv1_1"][1][0].tobytes()
 
 
 def test_legacy_blobs_fit(tmp_path):
@@ -207,7 +287,7 @@ def test_round_trip_is_bit_exact(tmp_path, suffix):
     out = tmp_path / "out.caffemodel"
     save_caffemodel(net, out, "thin")
     if suffix == ".h5":
-        from caffe_weights.hdf5 import write_hdf5
+        from caffe_weights.files.hdf5 import write_hdf5
 
         write_hdf5(caffe_weights.read_caffemodel(out), out.with_suffix(".h5"), "t")
     saved, original = caffe_weights.read_caffemodel(out.with_suffix(suffix)), caffe_weights.read_caffemodel(THIN)
@@ -257,7 +337,11 @@ def test_caffes_run_goes_on_in_ours(state):
     net = attention_net()
     load_caffemodel(net, THIN)
     solver = thin_solver(net)
-    assert load_solverstate(solver, state).iter == solver.iteration == 4
+    caffes = caffe_weights.read_solverstate(state)
+    solver.iteration = caffes.iter
+    assert solver.iteration == 4
+    for buffer, array in zip(solver.history.values(), caffes.history, strict=True):
+        buffer.copy_(torch.from_numpy(np.array(array)))
     assert [name.replace(".weight", "/w").replace(".bias", "/b") for name in solver.history] == expected[
         "history_order"
     ].tolist()
@@ -276,22 +360,3 @@ def test_caffes_run_goes_on_in_ours(state):
     for key in [k for k in expected if k.startswith("params_after8/")]:
         layer, blob = key.split("/")[1:]
         assert_close(parameters(convolutions(net)[layer])["wb".index(blob)], expected[key], 5e-6, key)
-
-
-def test_states_of_other_networks_are_refused(tmp_path):
-    state = caffe_weights.read_solverstate(STATES[0])
-    solver = thin_solver(attention_net())
-    path = tmp_path / "x.solverstate"
-    caffe_weights.write_solverstate(path, 4, state.history[:-1], "")
-    with pytest.raises(
-        ValueError, match=r"must have 36 buffers, one per parameter; got 35; use the same network and SGD"
-    ):
-        load_solverstate(solver, path)
-    caffe_weights.write_solverstate(path, 4, [*state.history[:-2], *state.history[:-3:-1]], "")
-    with pytest.raises(
-        ValueError,
-        match=r"the buffer of att_fc.weight must have shape \[3, 32, 1, 1\]; got \[3\]; use the same network",
-    ):
-        load_solverstate(solver, path)
-    assert solver.iteration == 0
-    assert not any(buffer.any() for buffer in solver.history.values())

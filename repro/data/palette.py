@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 
 
 def voc_palette() -> list[int]:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 import caffe_weights
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 from repro.data.lists import Item
 from repro.data.palette import write_label
 from repro.evaluate.labels import PaddedImage

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 import caffe_weights
-from caffe_weights.deeplab_spec import SHARED_COPY
+from caffe_weights.deeplab.names import classifiers, renamed
+from caffe_weights.deeplab.spec import SHARED_COPY
 from repro.models.layers import convolutions
-
-if TYPE_CHECKING:
-    from repro.solver.sgd import Solver
 
 # Layers that a protocol initialises by a filler when the file does not have them; every other layer must come from the file.
 KEEPS_FILLER = ("fc8", "att_")
@@ -37,6 +33,8 @@ class LoadReport:
         absent_in_model: layers with parameters that the network does not have.
         absent_in_file: layers of the network that keep their filler.
         skipped: layers of both that the caller asked to leave alone.
+        renamed: the file's name to the network's, for layers taken under another name.
+        nonfinite: how many NaN and infinite values a used layer holds, which only a caller that allows them meets.
     """
 
     path: Path
@@ -47,10 +45,24 @@ class LoadReport:
     absent_in_model: list[str] = field(default_factory=list)
     absent_in_file: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    nonfinite: dict[str, int] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Says in one line what was loaded, what of the file was not, and where the network keeps its filler."""
+        parts = [f"{self.path.name} ({self.format}): {len(self.used)} layers loaded"]
+        parts += [f"{old} taken for {new}" for old, new in self.renamed.items()]
+        parts += [f"{count} values of {name} are NaN or infinite" for name, count in self.nonfinite.items()]
+        unused = self.absent_in_model + self.skipped
+        parts += [f"of the file unused: {', '.join(unused)}"] if unused else []
+        filled = self.absent_in_file + self.skipped
+        parts += [f"the filler stays in {', '.join(filled)}"] if filled else []
+        return "; ".join(parts)
 
     def __str__(self) -> str:
         groups = {
             "used": self.used,
+            "taken under another name": [f"{old} for {new}" for old, new in self.renamed.items()],
             "shared copies, bitwise equal": self.shared,
             "in the file, not in the model": self.absent_in_model,
             "in the model, not in the file (filler kept)": self.absent_in_file,
@@ -66,8 +78,10 @@ def load_caffemodel(
     skip: Collection[str] = (),
     prototxt: str | os.PathLike | None = None,
     defines: dict[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    allow_nonfinite: bool = False,
 ) -> LoadReport:
-    """Copy a .caffemodel (any generation, or HDF5) into a network; nothing is copied unless everything fits.
+    """Copies a .caffemodel (any generation, or HDF5) into a network; nothing is copied unless everything fits.
 
     Args:
         net: its convolutions carry Caffe's layer names.
@@ -75,6 +89,9 @@ def load_caffemodel(
         skip: layers to leave as they are although the file has them.
         prototxt: the file's net; if given, num_output, kernel, stride, pad, dilation and group must be the network's.
         defines: values for the prototxt's ${VARS}.
+        rename: the file's layer name to the network's. A classifier under DeepLab's own names (fc8_voc12, fc8_pascal) is taken for fc8 without
+            it, where the file has no fc8 and its shape fits.
+        allow_nonfinite: load NaN and infinite values too; the caller records it.
 
     Returns:
         What became of every layer.
@@ -82,10 +99,7 @@ def load_caffemodel(
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged; a layer's shape or geometry differs; a shared copy differs from its owner; the file lacks a layer
-            that has no filler; `skip` names no layer of the network.
-
-    Warns:
-        UserWarning: used blobs hold NaN or infinite values (the count is given).
+            that has no filler; `skip` or `rename` names no layer; several classifiers fit; a layer holds NaN or infinite values.
 
     Caffe: src/caffe/net.cpp, Net::CopyTrainedLayersFrom (matches layers by name; shapes must be equal).
     Deviates: Caffe passes over layers that only one side has; here they are reported, and an error where the network needs them.
@@ -99,9 +113,12 @@ def load_caffemodel(
         )
     if prototxt is not None:
         _check_geometry(layers, prototxt, defines)
+    model = renamed(model, rename or {})
+    classifier = _classifier(model, layers)
+    model = renamed(model, classifier)
+    report.renamed = dict(rename or {}) | classifier
     in_file = model.with_blobs()
     values: list[tuple[nn.Parameter, np.ndarray]] = []
-    nonfinite = 0
     for layer in model.layers:
         copy = SHARED_COPY.fullmatch(layer.name)
         if not layer.blobs:
@@ -110,7 +127,8 @@ def load_caffemodel(
             report.skipped.append(layer.name)
         elif layer.name in layers:
             values += _matched(layers[layer.name], layer, path)
-            nonfinite += sum(caffe_weights.count_nonfinite(blob) for blob in layer.blobs)
+            if nonfinite := sum(caffe_weights.count_nonfinite(blob) for blob in layer.blobs):
+                report.nonfinite[layer.name] = nonfinite
             report.used.append(layer.name)
         elif copy and copy["owner"] in layers:
             _check_copy(layer, in_file.get(copy["owner"]), path)
@@ -122,8 +140,11 @@ def load_caffemodel(
         raise ValueError(
             f"{path}: must have every layer but {', '.join(KEEPS_FILLER)}*; got no {' '.join(missing)}; use the net's own weights"
         )
-    if nonfinite:
-        warnings.warn(f"{path}: {nonfinite} values are NaN or infinite", stacklevel=2)
+    if report.nonfinite and not allow_nonfinite:
+        name, count = next(iter(report.nonfinite.items()))
+        raise ValueError(
+            f"{path}: layer {name!r} must hold finite numbers; got {count} that are NaN or infinite; use weights that were trained to the end"
+        )
     with torch.no_grad():
         for parameter, array in values:
             # A copy of our own: the file's view is read-only and may be unaligned.
@@ -131,12 +152,28 @@ def load_caffemodel(
     return report
 
 
+def _classifier(model: caffe_weights.Model, layers: dict[str, nn.Conv2d]) -> dict[str, str]:
+    """Finds the layer that is fc8 under one of DeepLab's own names; returns its name to "fc8", or nothing."""
+    if "fc8" not in layers or "fc8" in model.with_blobs():
+        return {}
+    fitting = [name for name in classifiers(model) if model[name].blobs[0].shape == tuple(layers["fc8"].weight.shape)]
+    if len(fitting) > 1:
+        raise ValueError(
+            f"{model.path}: one layer must be the classifier; got {' and '.join(fitting)}; rename one to fc8 with caffe_weights convert --rename"
+        )
+    return dict.fromkeys(fitting, "fc8")
+
+
 def _matched(module: nn.Conv2d, layer: caffe_weights.Layer, path) -> list[tuple[nn.Parameter, np.ndarray]]:
-    """Pair a layer's blobs with the module's parameters.
+    """Pairs a layer's blobs with the module's parameters.
 
     Caffe: src/caffe/blob.cpp, Blob::ShapeEquals (a legacy blob has four axes, the missing leading ones are 1).
     """
     parameters = [module.weight] if module.bias is None else [module.weight, module.bias]
+    if layer.owned is not None:
+        raise ValueError(
+            f"{path}: layer {layer.name!r} must have its blobs from 0; got {' '.join(map(str, layer.owned))} alone, the others being shared; use the .caffemodel"
+        )
     if len(layer.blobs) != len(parameters):
         raise ValueError(
             f"{path}: layer {layer.name!r} must have {len(parameters)} blobs; got {len(layer.blobs)}; check bias_term"
@@ -159,7 +196,7 @@ def _matched(module: nn.Conv2d, layer: caffe_weights.Layer, path) -> list[tuple[
 
 
 def _check_copy(layer: caffe_weights.Layer, owner: caffe_weights.Layer | None, path) -> None:
-    """Raise unless a shared copy equals its owner bit for bit."""
+    """Raises unless a shared copy equals its owner bit for bit."""
     if owner is None:
         raise ValueError(
             f"{path}: layer {layer.name!r} must have its owner beside it; got a file without; use the whole model"
@@ -175,7 +212,7 @@ def _check_copy(layer: caffe_weights.Layer, owner: caffe_weights.Layer | None, p
 
 
 def _check_geometry(layers: dict[str, nn.Conv2d], prototxt, defines) -> None:
-    """Raise unless every convolution that net and network share has the same geometry in both."""
+    """Raises unless every convolution that net and network share has the same geometry in both."""
     net = caffe_weights.read_prototxt(prototxt, defines)
     for layer in caffe_weights.net_layers(net, str(prototxt)):
         copy = SHARED_COPY.fullmatch(layer.name)
@@ -200,7 +237,7 @@ def _check_geometry(layers: dict[str, nn.Conv2d], prototxt, defines) -> None:
 
 
 def save_caffemodel(net: nn.Module, path: str | os.PathLike, name: str = "") -> None:
-    """Write a network's convolutions as a V2 .caffemodel, one entry per layer (Caffe shares it with the other scales by param name).
+    """Writes a network's convolutions as a V2 .caffemodel, one entry per layer (Caffe shares it with the other scales by param name).
 
     Args:
         net: its convolutions carry Caffe's layer names.
@@ -215,41 +252,6 @@ def save_caffemodel(net: nn.Module, path: str | os.PathLike, name: str = "") -> 
 
 
 def parameters(module: nn.Conv2d) -> list[np.ndarray]:
-    """Return a convolution's weight and bias as arrays in Caffe's order and layout (out, in, kh, kw)."""
+    """Returns a convolution's weight and bias as arrays in Caffe's order and layout (out, in, kh, kw)."""
     tensors = [module.weight] if module.bias is None else [module.weight, module.bias]
     return [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
-
-
-def load_solverstate(solver: Solver, path: str | os.PathLike) -> caffe_weights.SolverState:
-    """Put a solver state of Caffe into a solver, so that training goes on where Caffe stopped.
-
-    The state holds momentum and iteration only; the weights are in the .caffemodel that its `learned_net` names, for load_caffemodel.
-
-    Args:
-        solver: of the same network; its history and iteration are replaced.
-        path: a .solverstate or .solverstate.h5.
-
-    Returns:
-        What was read.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: the file is damaged, or a buffer's number or shape is not the network's.
-
-    Caffe: src/caffe/solvers/sgd_solver.cpp, RestoreSolverStateFromBinaryProto (the history is in the net's order of learnable parameters).
-    """
-    state = caffe_weights.read_solverstate(path)
-    if len(state.history) != len(solver.history):
-        raise ValueError(
-            f"{path}: must have {len(solver.history)} buffers, one per parameter; got {len(state.history)}; use the same network and SGD"
-        )
-    for (name, buffer), array in zip(solver.history.items(), state.history, strict=True):
-        wanted = tuple(buffer.shape)
-        if array.shape not in (wanted, (1,) * (4 - len(wanted)) + wanted):
-            raise ValueError(
-                f"{path}: the buffer of {name} must have shape {list(wanted)}; got {list(array.shape)}; use the same network"
-            )
-    for buffer, array in zip(solver.history.values(), state.history, strict=True):
-        buffer.copy_(torch.from_numpy(np.array(array).reshape(tuple(buffer.shape))))
-    solver.iteration = state.iter
-    return state

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -244,16 +243,14 @@ def load_weights(network, path: Path | None, complete: bool = False) -> str:
                 "weights: an evaluation (solver.max_iter = 0) needs trained weights; got none; give them as --weights"
             )
         return "no weights loaded: the backbone starts from its filler"
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        in_file = caffe_weights.read_caffemodel(path).with_blobs()
-        # Another task's classifier under our name, such as ImageNet's 1000 classes: the protocol's fc8 starts from its filler.
-        foreign = "fc8" in in_file and in_file["fc8"].blobs[0].shape[0] != network.net.fc8.out_channels
-        report = load_caffemodel(network, path, skip=("fc8",) if foreign else ())
+    in_file = caffe_weights.read_caffemodel(path).with_blobs()
+    # Another task's classifier under our name, such as ImageNet's 1000 classes: the protocol's fc8 starts from its filler.
+    foreign = "fc8" in in_file and in_file["fc8"].blobs[0].shape[0] != network.net.fc8.out_channels
+    report = load_caffemodel(network, path, skip=("fc8",) if foreign else ())
     filled = report.absent_in_file + report.skipped
     if filled and complete:
+        unused = f" (the file also has {', '.join(report.absent_in_model)})" if report.absent_in_model else ""
         raise ValueError(
-            f"{path}: must have every layer of a network that is only evaluated (solver.max_iter = 0); got none that fits for {', '.join(filled)}; give its trained weights"
+            f"{path}: must have every layer of a network that is only evaluated (solver.max_iter = 0); got none that fits for {', '.join(filled)}{unused}; give its trained weights"
         )
-    kept = f"; the filler stays in {', '.join(filled)}" if filled else ""
-    return f"{path.name} ({report.format}): {len(report.used)} layers loaded{kept}"
+    return report.line()

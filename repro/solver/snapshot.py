@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 from repro.models import MultiScale, build
 from repro.models.layers import convolutions
 from repro.shell import one_line

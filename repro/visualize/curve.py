@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 from repro.visualize.draw import GREY, INK, head_height, wrapped_head
 
 # One colour and marker per scale, finest first: Okabe and Ito's, dark enough for lines on white.

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 from repro.data.palette import voc_palette
 
 COLORMAP = "magma"

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import jinja2
 
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 from repro.visualize.photos import Drawn
 
 TEMPLATE = "gallery.html.j2"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 from repro.data.lists import Item, find_list, parse_line, read_item
 from repro.data.palette import voc_palette
 from repro.data.prepare.convert import count_line

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from caffe_weights.atomic import replacing
+from caffe_weights.files.atomic import replacing
 from repro.data.palette import write_label
 from repro.files import write_json
 

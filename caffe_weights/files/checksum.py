@@ -6,13 +6,13 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from caffe_weights.wire import map_file
+from caffe_weights.files.wire import map_file
 
-SOURCES = Path(__file__).with_name("sources.toml")
+SOURCES = Path(__file__).parents[1] / "sources.toml"
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file in hexadecimal.
+    """Returns the SHA-256 of a file in hexadecimal.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -37,20 +37,20 @@ class Source:
 
 
 def known_sources() -> dict[str, Source]:
-    """Read sources.toml; return its entries by file name."""
+    """Reads sources.toml; returns its entries by file name."""
     with open(SOURCES, "rb") as file:
         return {entry["file"]: Source(**entry) for entry in tomllib.load(file)["source"]}
 
 
-def verify(path: str | os.PathLike, name: str | None = None) -> str:
-    """Check a file against sources.toml.
+def verify(path: str | os.PathLike, name: str | None = None) -> tuple[bool, str]:
+    """Checks a file against sources.toml.
 
     Args:
         path: the file.
         name: the entry's file name, where it differs from the path's.
 
     Returns:
-        One line that says what was checked and what could not be, for lack of a recorded value.
+        Whether its sha256 is the recorded one, and one line that says what was checked and what could not be, for lack of a recorded value.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -66,7 +66,7 @@ def verify(path: str | os.PathLike, name: str | None = None) -> str:
             raise ValueError(
                 f"{path}: must be a known file; got {wanted!r}, sha256 {actual}; choose --as from {', '.join(entries)}"
             )
-        return f"{path}: is {same[0]} (sha256 {actual})"
+        return True, f"{path}: is {same[0]} (sha256 {actual})"
     source = entries[wanted]
     size = path.stat().st_size
     for what, got, expected in (("size", size, source.size), ("sha256", actual, source.sha256)):
@@ -74,9 +74,9 @@ def verify(path: str | os.PathLike, name: str | None = None) -> str:
             raise ValueError(
                 f"{path}: the {what} of {wanted} must be {expected}; got {got}; fetch it again from {source.url}"
             )
-    unknown = [what for what, value in (("size", source.size), ("sha256", source.sha256)) if value is None]
-    checked = [what for what in ("size", "sha256") if what not in unknown]
-    return (
-        f"{path}: {' and '.join(checked) + ' as recorded' if checked else 'nothing to compare with'}"
-        f"{'; no recorded ' + ' or '.join(unknown) if unknown else ''} (size {size}, sha256 {actual})"
+    if source.sha256 is not None:
+        return True, f"{path}: verified: sha256 as recorded (size {size}, sha256 {actual})"
+    compared = "only the size, which is as recorded" if source.size is not None else "nothing"
+    return False, (
+        f"{path}: not verified: no sha256 of {wanted} is recorded, compared is {compared} (size {size}, sha256 {actual})"
     )

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from caffe_weights import layer_types
-from caffe_weights.prototxt import Message, Word
+from caffe_weights.nets import layer_types
+from caffe_weights.nets.prototxt import Message, Word
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ConvGeometry:
 
 
 def net_layers(net: Message, where: str) -> list[NetLayer]:
-    """List the layers of a net, whichever of the three generations it is written in.
+    """Lists the layers of a net, whichever of the three generations it is written in.
 
     Args:
         net: what read_prototxt gave.
@@ -65,7 +65,7 @@ def net_layers(net: Message, where: str) -> list[NetLayer]:
 
 
 def conv_geometry(layer: NetLayer, where: str) -> ConvGeometry | None:
-    """Return a convolution's geometry, None for other layers.
+    """Returns a convolution's geometry, None for other layers.
 
     Caffe: src/caffe/layers/base_conv_layer.cpp, BaseConvolutionLayer::LayerSetUp. `hole` is
     DeepLab v1's word for dilation.

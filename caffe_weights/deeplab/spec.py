@@ -1,12 +1,51 @@
-"""What describes one of the paper's networks to the writers of prototxt."""
+"""The layers of DeepLab's VGG-16, and what describes one of the paper's networks to the writers of prototxt."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-CONVOLUTIONS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}  # VGG-16: layers per block
-OUTPUT_STRIDE = 8
-FC6_DILATION = 12  # LargeFOV
+
+@dataclass(frozen=True)
+class VGGLayer:
+    """A convolution of DeepLab-LargeFOV, which a ReLU follows.
+
+    Attributes:
+        name: Caffe's.
+        channels: outputs at full width; its inputs are the outputs of the layer before, 3 (BGR) for the first.
+        kernel: side in pixels; zeros of dilation * (kernel - 1) / 2 pixels keep the map's size.
+        dilation: `hole` in DeepLab's own prototxts.
+        pool_stride: stride of the 3 x 3 max pool that follows; 0 where none does.
+    """
+
+    name: str
+    channels: int
+    kernel: int = 3
+    dilation: int = 1
+    pool_stride: int = 0
+
+
+# Caffe: train.prototxt of DeepLab-LargeFOV. Of VGG-16, pool4 and pool5 lose their stride, conv5 is dilated instead, and fc6 and fc7 become
+# convolutions of 1024 channels. Pools are 3 x 3, VGG's own are 2 x 2.
+VGG16_LAYERS = (
+    VGGLayer("conv1_1", 64),
+    VGGLayer("conv1_2", 64, pool_stride=2),
+    VGGLayer("conv2_1", 128),
+    VGGLayer("conv2_2", 128, pool_stride=2),
+    VGGLayer("conv3_1", 256),
+    VGGLayer("conv3_2", 256),
+    VGGLayer("conv3_3", 256, pool_stride=2),
+    VGGLayer("conv4_1", 512),
+    VGGLayer("conv4_2", 512),
+    VGGLayer("conv4_3", 512, pool_stride=1),
+    VGGLayer("conv5_1", 512, dilation=2),
+    VGGLayer("conv5_2", 512, dilation=2),
+    VGGLayer("conv5_3", 512, dilation=2, pool_stride=1),
+    VGGLayer("fc6", 1024, dilation=12),
+    VGGLayer("fc7", 1024, kernel=1),
+)
+OUTPUT_STRIDE = math.prod(layer.pool_stride or 1 for layer in VGG16_LAYERS)
+NEW_LAYERS = ("fc8", "att_conv1", "att_fc")  # not in ImageNet's VGG-16; the protocols train them ten times as fast
 SHARED_COPY = re.compile(r"(?P<owner>.+)_res\d+")  # what `suffix` makes
 
 
@@ -23,7 +62,7 @@ class NetSpec:
         pool5a: average pool between pool5 and fc6.
         dropout_ratio: after fc6, fc7 and att_conv1; 0 leaves the layers out.
         attention_input: "fc6", "fc7" or "fc8".
-        lr_mult: (weight, bias) by layer name; a layer that is not listed has (1, 2).
+        lr_mult: (weight, bias) by layer name; where it lacks a layer, NEW_LAYERS have (10, 20) and all others (1, 2).
         decay_mult: (weight, bias).
         filler_std: standard deviation of the gaussian that fills a layer's weight when the .caffemodel does not have it, by layer name.
         ignore_label: the label that counts for nothing.
@@ -43,11 +82,7 @@ class NetSpec:
     ignore_label: int = 255
 
     def __post_init__(self):
-        wanted = [f"conv{block}_{i}" for block, count in CONVOLUTIONS.items() for i in range(1, count + 1)] + [
-            "fc6",
-            "fc7",
-            "fc8",
-        ]
+        wanted = [*(layer.name for layer in VGG16_LAYERS), "fc8"]
         wanted += ["att_fc"] if self.merge == "attention" else []
         if missing := [name for name in wanted if name not in self.shapes]:
             raise ValueError(
@@ -85,11 +120,11 @@ class DataSpec:
 
 
 def suffix(scale: float) -> str:
-    """Return what Caffe's layer names carry for a scale: "" for 1, "_res05" for 0.5, "_res075" for 0.75."""
+    """Returns what Caffe's layer names carry for a scale: "" for 1, "_res05" for 0.5, "_res075" for 0.75."""
     return "" if scale == 1 else "_res" + f"{scale:g}".replace(".", "")
 
 
 def quoted(text: str) -> str:
-    """Write a string as prototxt has it."""
+    """Writes a string as prototxt has it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_weights.atomic import replacing
-from caffe_weights.caffemodel import write_caffemodel
-from caffe_weights.deeplab_net import net_prototxt
-from caffe_weights.deeplab_solver import SOLVER_KEYS, solver_prototxt
-from caffe_weights.deeplab_spec import SHARED_COPY, DataSpec, NetSpec, suffix
-from caffe_weights.model import Model
-from caffe_weights.solverstate import write_solverstate
+from caffe_weights.deeplab.net import net_prototxt
+from caffe_weights.deeplab.solver import SOLVER_KEYS, solver_prototxt
+from caffe_weights.deeplab.spec import SHARED_COPY, DataSpec, NetSpec, suffix
+from caffe_weights.files.atomic import replacing
+from caffe_weights.files.caffemodel import write_caffemodel
+from caffe_weights.files.model import Model
+from caffe_weights.files.solverstate import write_solverstate
+from caffe_weights.files.wire import map_file
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ExportSettings:
     mode: str = "GPU"
 
 
+MAX_BYTES = 2**20  # of a settings file
 _NUMBER, _LIST = (int, float), (list, tuple)
 _HEAD = {"num_classes": int, "attention_filters": int, "attention_kernel": int}
 _MODEL = _HEAD | {
@@ -64,17 +66,17 @@ _DATA = {
 
 
 def read_settings(path: str | os.PathLike) -> ExportSettings:
-    """Read an export's settings from TOML: tables `model`, `solver`, `data`, and `mode` ("GPU" or "CPU").
+    """Reads an export's settings from TOML: tables `model`, `solver`, `data`, and `mode` ("GPU" or "CPU").
 
     Raises:
         FileNotFoundError: nothing is there.
         ValueError: no TOML, or a table or key that is missing or unknown.
     """
+    octets = map_file(Path(path))
+    if len(octets) > MAX_BYTES:
+        raise ValueError(f"{path}: must be TOML of at most {MAX_BYTES} bytes; got {len(octets)}; name the settings")
     try:
-        with open(path, "rb") as file:
-            tables = tomllib.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: must be a file; got nothing there; check the path") from None
+        tables = tomllib.loads(octets[:].decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: must be TOML; got {error}; correct it") from None
     kinds = {key: type(value).__name__ for key, value in tables.items() if key != "mode"}
@@ -93,7 +95,7 @@ def to_caffe(
     iteration: int = 0,
     history: Sequence[np.ndarray] = (),
 ) -> list[Path]:
-    """Write `<name>_iter_<n>.caffemodel`, with a history `.solverstate`, and train, test, deploy and solver prototxts.
+    """Writes `<name>_iter_<n>.caffemodel`, with a history `.solverstate`, and train, test, deploy and solver prototxts.
 
     Args:
         layers: convolution name to weight (out, in, kh, kw) and bias (out,), in the order of Caffe's learnable parameters.
@@ -147,7 +149,7 @@ def to_caffe(
 
 
 def _with_copies(layers: Mapping[str, Sequence[np.ndarray]], spec: NetSpec) -> dict[str, Sequence[np.ndarray]]:
-    """Add what the layers of other scales share with their owners.
+    """Adds what the layers of other scales share with their owners.
 
     Caffe: src/caffe/net.cpp, Net::ToProto writes them too. Caffe itself could do without; OpenCV's importer knows no shared parameters.
     """
@@ -159,7 +161,7 @@ def _with_copies(layers: Mapping[str, Sequence[np.ndarray]], spec: NetSpec) -> d
 
 
 def net_spec(layers: Mapping[str, Sequence[np.ndarray]], model: Mapping[str, object], name: str) -> NetSpec:
-    """Describe the network that some weights and a settings file's `model` table make together; see ExportSettings."""
+    """Describes the network that some weights and a settings file's `model` table make together; see ExportSettings."""
     table = _table(model, _MODEL, {"scales", "merge"}, "model")
     head = {key: table.pop(key, None) for key in _HEAD}
     std = table.pop("filler_std", 0.01)
@@ -187,7 +189,7 @@ def net_spec(layers: Mapping[str, Sequence[np.ndarray]], model: Mapping[str, obj
 
 
 def _table(table: Mapping[str, object], known: Mapping[str, object], needed: set[str], where: str) -> dict[str, object]:
-    """Return a copy of a settings table whose keys and types are as they must be."""
+    """Returns a copy of a settings table whose keys and types are as they must be."""
     if unknown := sorted(set(table) - set(known)):
         raise ValueError(
             f"settings: {where} must have the keys {', '.join(sorted(known))}; got {', '.join(unknown)}; correct them"
@@ -211,7 +213,7 @@ def _table(table: Mapping[str, object], known: Mapping[str, object], needed: set
 
 
 def model_layers(model: Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return a model's own convolutions for to_caffe: shared copies for other scales are left out.
+    """Returns a model's own convolutions for to_caffe: shared copies for other scales are left out.
 
     Raises:
         ValueError: a layer is no convolution with bias.

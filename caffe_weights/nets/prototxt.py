@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from caffe_weights.files.kinds import HEAD, not_prototxt
+
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 64
 MAX_VALUES = 262144
@@ -18,8 +20,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)")
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)")
+_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
 
 
 class Word(str):
@@ -30,12 +32,12 @@ class Message(dict):
     """The fields of a message: name to list of values (int, float, bool, str, Word, Message), in file order."""
 
     def one(self, name: str, default=None):
-        """Return the last value of a field, as protobuf does for an optional field, or the default."""
+        """Returns the last value of a field, as protobuf does for an optional field, or the default."""
         return self[name][-1] if name in self else default
 
 
 def read_prototxt(path: str | os.PathLike, defines: Mapping[str, str] | None = None) -> Message:
-    """Read a net or solver prototxt.
+    """Reads a net or solver prototxt.
 
     Args:
         path: the file.
@@ -46,7 +48,8 @@ def read_prototxt(path: str | os.PathLike, defines: Mapping[str, str] | None = N
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: no prototxt, or a variable without a value; the message names file and line.
+        ValueError: no prototxt, or a variable without a value; the message names file and line. Comments and strings may be in any
+            encoding that keeps ASCII's octets (UTF-8, Latin-1, GBK), and the whole in UTF-16 with its mark.
 
     Caffe: src/caffe/util/io.cpp, ReadProtoFromTextFile.
     Deviates: field names and types are not checked against caffe.proto.
@@ -60,17 +63,18 @@ def read_prototxt(path: str | os.PathLike, defines: Mapping[str, str] | None = N
         raise ValueError(
             f"{path}: a prototxt must have at most {MAX_BYTES} bytes; got {path.stat().st_size}; is it a caffemodel?"
         )
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: byte {error.start}: a prototxt must be UTF-8 text; got a binary file; name the text"
-        ) from None
+    octets = path.read_bytes()
+    if what := not_prototxt(octets[:HEAD]):
+        raise ValueError(f"{path}: must be prototxt text; got {what}; name the text")
+    if octets[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = octets.decode("utf-16", "replace")
+    else:  # what is no UTF-8 passes through comments and strings as it is
+        text = octets.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     return parse_prototxt(text, str(path), defines)
 
 
 def parse_prototxt(text: str, where: str, defines: Mapping[str, str] | None = None) -> Message:
-    """Parse protobuf text format; arguments, result and errors as for read_prototxt."""
+    """Parses protobuf text format; arguments, result and errors as for read_prototxt."""
     return _Parser(text, where, dict(defines or {})).parse()
 
 
@@ -127,6 +131,8 @@ class _Parser:
         while position < len(self.text):
             match = _TOKEN.match(self.text, position)
             if not match:
+                if "\udc80" <= self.text[position] <= "\udcff":
+                    raise self.fail(position, "what is no string must be UTF-8; got another encoding")
                 raise self.fail(position, f"must be protobuf text; got {self.text[position : position + 20]!r}")
             if match.lastgroup != "space":
                 yield match.lastgroup, match.group(), position
@@ -150,13 +156,16 @@ class _Parser:
         return _VARIABLE.sub(value, token)
 
     def string(self, token: str, at: int) -> str:
-        def unescaped(match: re.Match) -> str:
-            code = match[1]
-            if code[0] == "x" and len(code) > 1:
-                return chr(int(code[1:], 16))
-            return chr(int(code, 8)) if code[0] in "01234567" else _ESCAPES.get(code, code)
+        """Returns a quoted string's text: it stands for octets, and those that are no UTF-8 come out as \\xNN, as in a .caffemodel."""
 
-        return _ESCAPE.sub(unescaped, self.substituted(token[1:-1], at))
+        def unescaped(match: re.Match) -> bytes:
+            code = match[1]
+            if code[:1] == b"x" and len(code) > 1:
+                return bytes([int(code[1:], 16)])
+            return bytes([int(code, 8) & 255]) if code[0] in b"01234567" else _ESCAPES.get(code, code)
+
+        octets = self.substituted(token[1:-1], at).encode("utf-8", "surrogateescape")
+        return _ESCAPE.sub(unescaped, octets).decode("utf-8", "backslashreplace")
 
     def scalar(self, token: str, at: int) -> int | float | bool | Word:
         text = self.substituted(token, at)

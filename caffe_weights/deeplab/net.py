@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from caffe_weights.deeplab_spec import CONVOLUTIONS, FC6_DILATION, OUTPUT_STRIDE, DataSpec, NetSpec, quoted, suffix
+from caffe_weights.deeplab.spec import NEW_LAYERS, OUTPUT_STRIDE, VGG16_LAYERS, DataSpec, NetSpec, quoted, suffix
 
 
 def net_prototxt(
     spec: NetSpec, phase: str, data: DataSpec | None = None, input_shape: Sequence[int] | None = None
 ) -> str:
-    """Write a network as prototxt, one line per layer.
+    """Writes a network as prototxt, one line per layer.
 
     Args:
         spec: the network.
@@ -31,7 +31,7 @@ def net_prototxt(
         "\n".join(
             [
                 f"name: {quoted(spec.name)}",
-                *_inputs(phase, data, input_shape),
+                *_inputs(spec, phase, data, input_shape),
                 *_scores(spec),
                 *_heads(spec, phase, data),
             ]
@@ -45,7 +45,7 @@ def _layer(name: str, kind: str, bottoms: Sequence[str], tops: Sequence[str], *p
     return " ".join(["layer {", f'name: "{name}"', f'type: "{kind}"', *blobs, *params, "}"])
 
 
-def _inputs(phase: str, data: DataSpec | None, shape: Sequence[int] | None) -> Iterator[str]:
+def _inputs(spec: NetSpec, phase: str, data: DataSpec | None, shape: Sequence[int] | None) -> Iterator[str]:
     if data is None:
         for name, channels in (("data", shape[1]), ("label", 1))[: 2 if phase == "train" else 1]:
             dims = " ".join(f"dim: {n}" for n in (shape[0], channels, *shape[2:]))
@@ -54,7 +54,7 @@ def _inputs(phase: str, data: DataSpec | None, shape: Sequence[int] | None) -> I
     train = phase == "train"
     image = (
         f"image_data_param {{ root_folder: {quoted(data.root_folder)} source: {quoted(data.source)} batch_size: {data.batch_size} "
-        f"shuffle: {_word(data.shuffle and train)} label_type: PIXEL ignore_label: 255 }}"
+        f"shuffle: {_word(data.shuffle and train)} label_type: PIXEL ignore_label: {spec.ignore_label} }}"
     )
     values = [f"mean_value: {mean:g}" for mean in data.mean_bgr]
     values += [f"scale_factors: {factor:g}" for factor in data.scale_factors] if train else []
@@ -78,7 +78,7 @@ def _word(value: bool) -> str:
 
 
 def _interp(name: str, bottom: str, factor: Fraction) -> str:
-    """Resize by p/q: zoom p, shrink q. Caffe: src/caffe/layers/interp_layer.cpp, Reshape (both given: one direct resize)."""
+    """Resizes by p/q: zoom p, shrink q. Caffe: src/caffe/layers/interp_layer.cpp, Reshape (both given: one direct resize)."""
     given = {"zoom_factor": factor.numerator, "shrink_factor": factor.denominator}
     if factor < 1:
         given = dict(reversed(given.items()))
@@ -92,7 +92,7 @@ def _fraction(scale: float) -> Fraction:
 
 def _convolution(spec: NetSpec, owner: str, mark: str, bottom: str, dilation: int = 1) -> str:
     out, _, kernel, _ = spec.shapes[owner]
-    rates = spec.lr_mult.get(owner, (1, 2))
+    rates = spec.lr_mult.get(owner, (10, 20) if owner in NEW_LAYERS else (1, 2))
     params = [
         f'param {{ name: "{owner}_{blob}" lr_mult: {rate:g} decay_mult: {decay:g} }}'
         for blob, rate, decay in zip("wb", rates, spec.decay_mult, strict=True)
@@ -126,32 +126,31 @@ def _dropped(spec: NetSpec, name: str, top: str) -> Iterator[str]:
 
 
 def _after_dropout(spec: NetSpec, layer: str, mark: str) -> str:
-    """Return the blob that holds a layer's output after dropout."""
+    """Returns the blob that holds a layer's output after dropout."""
     return f"drop{layer[2:]}{mark}" if spec.dropout_ratio and layer in ("fc6", "fc7") else layer + mark
 
 
 def _branch(spec: NetSpec, mark: str, bottom: str) -> Iterator[str]:
-    """Write the layers from one scale's input to fc7."""
-    for block, count in CONVOLUTIONS.items():
-        for i in range(1, count + 1):
-            name = f"conv{block}_{i}"
-            yield _convolution(spec, name, mark, bottom, 2 if block == 5 else 1)
-            bottom = name + mark
-            yield _relu(bottom)
-        yield _pool(f"pool{block}{mark}", bottom, "MAX", 2 if block <= 3 else 1)
-        bottom = f"pool{block}{mark}"
-    if spec.pool5a:
-        yield _pool(f"pool5a{mark}", bottom, "AVE", 1)
-        bottom = f"pool5a{mark}"
-    for name, dilation in (("fc6", FC6_DILATION), ("fc7", 1)):
-        yield _convolution(spec, name, mark, bottom, dilation)
+    """Writes the layers from one scale's input to fc7."""
+    for layer in VGG16_LAYERS:
+        name = layer.name
+        if name == "fc6" and spec.pool5a:
+            yield _pool(f"pool5a{mark}", bottom, "AVE", 1)
+            bottom = f"pool5a{mark}"
+        yield _convolution(spec, name, mark, bottom, layer.dilation)
         yield _relu(name + mark)
-        yield from _dropped(spec, name + mark, f"drop{name[2:]}{mark}")
-        bottom = _after_dropout(spec, name, mark)
+        bottom = name + mark
+        if layer.pool_stride:
+            pool = f"pool{name[4]}{mark}"  # conv3_3: pool3
+            yield _pool(pool, bottom, "MAX", layer.pool_stride)
+            bottom = pool
+        elif name in ("fc6", "fc7"):
+            yield from _dropped(spec, name + mark, f"drop{name[2:]}{mark}")
+            bottom = _after_dropout(spec, name, mark)
 
 
 def _scores(spec: NetSpec) -> Iterator[str]:
-    """Write everything between the input and the merged scores fc8_fusion (for one scale: fc8)."""
+    """Writes everything between the input and the merged scores fc8_fusion (for one scale: fc8)."""
     coarse = sorted(spec.scales[1:])  # the authors' prototxts write the finest branch first, then from the smallest
     order = [spec.scales[0], *coarse]
     inputs = {scale: "data" if scale == 1 else f"shrink_data{suffix(scale)[4:]}" for scale in order}
@@ -184,7 +183,7 @@ def _scores(spec: NetSpec) -> Iterator[str]:
 
 
 def finest_map(spec: NetSpec, layer: str, scale: float) -> str:
-    """Name the blob of a scale's layer at the finest map's size."""
+    """Names the blob of a scale's layer at the finest map's size."""
     mark = suffix(scale)
     return _after_dropout(spec, layer, mark) if scale == spec.scales[0] else f"{layer}{mark}_interp"
 

@@ -76,10 +76,10 @@ _V1_WORDS = dict(V1.values())
 
 
 def from_v1_number(number: int) -> str:
-    """Return the V2 type of a V1 enum value; a fork's own value comes out as "V1:<number>"."""
+    """Returns the V2 type of a V1 enum value; a fork's own value comes out as "V1:<number>"."""
     return V1[number][1] if number in V1 else f"V1:{number}"
 
 
 def from_v1_word(word: str) -> str:
-    """Return the V2 type of a V1 enum name; a fork's own name comes out in V2 spelling (SEG_ACCURACY: SegAccuracy)."""
+    """Returns the V2 type of a V1 enum name; a fork's own name comes out in V2 spelling (SEG_ACCURACY: SegAccuracy)."""
     return _V1_WORDS[word] if word in _V1_WORDS else "".join(part.capitalize() for part in word.split("_"))

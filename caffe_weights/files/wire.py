@@ -5,26 +5,32 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+
+from caffe_weights.files.kinds import HEAD, message_kind, other_kind
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 1_000_000  # a genuine file has some hundreds; walking more than this would take seconds and end in nothing
 MAX_PIECES = 4096  # runs into which one blob's numbers may be split
 
-# What people hand over by mistake. None of these can begin a Caffe message.
-_OTHER_FORMATS = (
-    (b"\x80", "a Python pickle (it is not read: unpickling runs code)"),
-    (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint (it is not read)"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-    (b"<", "an HTML or XML page"),
-)
+# Where to look, for one who has handed over another of Caffe's files.
+_INSTEAD = {
+    "a solver state": "its weights are in the .caffemodel that it names",
+    "a model": "its momentum is in the .solverstate of the same iteration",
+    "an image mean": "name another file",
+}
+
+
+def another_kind(path: Path, wanted: str, got: str) -> ValueError:
+    """Makes the error for a file of another of Caffe's kinds."""
+    return ValueError(f"{path}: must be {wanted}; got {got}; {_INSTEAD[got]}")
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Map a regular, non-empty file read-only.
+    """Maps a regular, non-empty file read-only.
 
     Args:
         path: the file.
@@ -44,7 +50,7 @@ def map_file(path: Path) -> mmap.mmap:
         kind = "a directory" if stat.S_ISDIR(mode.st_mode) else "something that is no regular file"
         raise ValueError(f"{path}: must be a file; got {kind}; name the file itself")
     if mode.st_size == 0:
-        raise ValueError(f"{path}: must hold a Caffe message; got an empty file; fetch or write it again")
+        raise ValueError(f"{path}: must hold data; got an empty file; fetch or write it again")
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -80,17 +86,27 @@ class WireFile:
         self.path = Path(self.path)
         self.data = map_file(self.path)
         self.octets = np.frombuffer(self.data, np.uint8)
-        head = self.data[:32]
-        for signature, what in _OTHER_FORMATS:
-            if head.startswith(signature):
-                raise ValueError(f"{self.path}: must be a binary Caffe message; got {what}; name the Caffe file")
+        if what := other_kind(self.data[:HEAD]):
+            raise ValueError(f"{self.path}: must be a binary Caffe message; got {what}; name the Caffe file")
+
+    def must_be(self, wanted: str) -> None:
+        """Raises where the file is another message than "a model", "a solver state" or "an image mean"."""
+        fields = set()
+        try:
+            for found in islice(self.fields(0, len(self.data), "file"), MAX_PIECES):
+                fields.add((found.number, found.wire))
+        except ValueError:  # damaged: the reader will say where
+            pass
+        self.walked = 0
+        if (got := message_kind(fields)) not in ("", wanted):
+            raise another_kind(self.path, wanted, got)
 
     def fail(self, where: str, position: int, problem: str) -> ValueError:
-        """Make the one error this reader raises, naming file, place and byte."""
+        """Makes the one error this reader raises, naming file, place and byte."""
         return ValueError(f"{self.path}: {where}, byte {position}: {problem}; the file is damaged or of another format")
 
     def varint(self, position: int, stop: int, where: str) -> tuple[int, int]:
-        """Decode a varint; return its value (modulo 2**64, as protobuf does) and the position after it."""
+        """Decodes a varint; returns its value (modulo 2**64, as protobuf does) and the position after it."""
         value = 0
         for shift in range(0, 70, 7):
             at = position + shift // 7
@@ -103,7 +119,7 @@ class WireFile:
         raise self.fail(where, position, "a varint must have at most 10 bytes; got more")
 
     def field(self, position: int, stop: int, where: str) -> Field:
-        """Decode the field at `position`; its payload is checked to lie before `stop`."""
+        """Decodes the field at `position`; its payload is checked to lie before `stop`."""
         self.walked += 1
         if self.walked > MAX_FIELDS:
             raise self.fail(where, position, f"the file must have at most {MAX_FIELDS} fields; got more")
@@ -130,26 +146,26 @@ class WireFile:
         return Field(number, wire, value, start, end)
 
     def fields(self, start: int, stop: int, where: str) -> Iterator[Field]:
-        """Walk the fields of the message that lies between two offsets."""
+        """Walks the fields of the message that lies between two offsets."""
         while start < stop:
             found = self.field(start, stop, where)
             yield found
             start = found.stop
 
     def text(self, found: Field, where: str) -> str:
-        """Return a string field; octets that are no UTF-8 come out as \\xNN, since protobuf 2 lets them pass."""
+        """Returns a string field; octets that are no UTF-8 come out as \\xNN, since protobuf 2 lets them pass."""
         self.expect(found, BYTES, where)
         if found.stop - found.start > 65536:
             raise self.fail(where, found.start, f"a name must have at most 65536 bytes; got {found.stop - found.start}")
         return self.data[found.start : found.stop].decode("utf-8", "backslashreplace")
 
     def expect(self, found: Field, wire: int, where: str) -> None:
-        """Raise unless the field has this wire type."""
+        """Raises unless the field has this wire type."""
         if found.wire != wire:
             raise self.fail(where, found.start, f"field {found.number} must have wire type {wire}; got {found.wire}")
 
     def integers(self, found: Field, where: str) -> list[int]:
-        """Return the signed 64-bit integers of a repeated varint field, packed or not."""
+        """Returns the signed 64-bit integers of a repeated varint field, packed or not."""
         if found.wire == VARINT:
             return [_signed(found.value)]
         self.expect(found, BYTES, where)
@@ -164,7 +180,7 @@ class WireFile:
         return values
 
     def numbers(self, found: Field, stop: int, dtype: np.dtype, where: str) -> tuple[tuple[int, int, int], int]:
-        """Take a packed run, or the longest unpacked run, of floats that begins with a field.
+        """Takes a packed run, or the longest unpacked run, of floats that begins with a field.
 
         Args:
             found: the first field of the run.
@@ -197,7 +213,7 @@ class WireFile:
         return (found.start, count, stride), found.start + (count - 1) * stride + width
 
     def array(self, pieces: list[tuple[int, int, int]], dtype: np.dtype) -> np.ndarray:
-        """View the pieces that `numbers` found as one flat array: no copy unless there are several.
+        """Views the pieces that `numbers` found as one flat array: no copy unless there are several.
 
         Args:
             pieces: (offset, count, stride) each, in bytes.

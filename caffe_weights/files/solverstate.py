@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_weights.atomic import replacing
-from caffe_weights.caffemodel import blob_chunks, bytes_field, encode_varint, message_field, read_blob
-from caffe_weights.hdf5 import is_hdf5, numbered
-from caffe_weights.hdf5_file import Hdf5File
-from caffe_weights.model import MAX_BLOBS
-from caffe_weights.wire import BYTES, VARINT, Field, WireFile
+from caffe_weights.files.atomic import replacing
+from caffe_weights.files.caffemodel import blob_chunks, bytes_field, encode_varint, message_field, read_blob
+from caffe_weights.files.hdf5 import FORMAT, numbered
+from caffe_weights.files.hdf5_tree import Hdf5File, is_hdf5
+from caffe_weights.files.model import MAX_BLOBS
+from caffe_weights.files.wire import BYTES, VARINT, Field, WireFile, another_kind
 
 MAX_ITERATION = 2**31 - 1  # Caffe: SolverState.iter is an int32
 
@@ -37,7 +37,7 @@ class SolverState:
 
 
 def read_solverstate(path: str | os.PathLike) -> SolverState:
-    """Read a .solverstate or .solverstate.h5; the content decides, not the name.
+    """Reads a .solverstate or .solverstate.h5; the content decides, not the name.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -49,6 +49,7 @@ def read_solverstate(path: str | os.PathLike) -> SolverState:
     if is_hdf5(path):
         return _read_hdf5(path)
     file = WireFile(path)
+    file.must_be("a solver state")
     numbers, learned_net, blobs = {1: 0, 4: 0}, "", []
     for found in file.fields(0, len(file.data), "solver state"):
         if found.number in numbers:
@@ -75,6 +76,8 @@ def read_solverstate(path: str | os.PathLike) -> SolverState:
 def _read_hdf5(path: Path) -> SolverState:
     file = Hdf5File(path)
     members = file.members(file.root)
+    if "history" not in members and ("data" in members or file.text(file.root).get("format") == FORMAT):
+        raise another_kind(path, "a solver state", "a model")
     if missing := [name for name in ("iter", "current_step", "history") if name not in members]:
         raise file.fail("/", f"a solver state must have iter, current_step and history; got no {missing[0]}")
     numbers = []
@@ -93,7 +96,7 @@ def _read_hdf5(path: Path) -> SolverState:
 def write_solverstate(
     path: str | os.PathLike, iteration: int, history: Sequence[np.ndarray], learned_net: str, current_step: int = 0
 ) -> None:
-    """Write a binary .solverstate, whole or not at all.
+    """Writes a binary .solverstate, whole or not at all.
 
     Args:
         path: the file to write.
@@ -121,7 +124,7 @@ def write_solverstate(
 
 
 def read_binaryproto(path: str | os.PathLike) -> np.ndarray:
-    """Read a .binaryproto image mean.
+    """Reads a .binaryproto image mean.
 
     Returns:
         Read-only array, usually (1, 3, H, W) BGR.
@@ -133,6 +136,7 @@ def read_binaryproto(path: str | os.PathLike) -> np.ndarray:
     Caffe: src/caffe/util/io.cpp, ReadProtoFromBinaryFile of a BlobProto.
     """
     file = WireFile(Path(path))
+    file.must_be("an image mean")
     mean = read_blob(file, Field(0, BYTES, 0, 0, len(file.data)), "blob")
     if not mean.size:
         raise file.fail("blob", 0, "an image mean must have numbers; got none")
@@ -140,7 +144,7 @@ def read_binaryproto(path: str | os.PathLike) -> np.ndarray:
 
 
 def write_binaryproto(path: str | os.PathLike, mean: np.ndarray) -> None:
-    """Write an image mean as Caffe's tools do: legacy num, channels, height, width; whole or not at all.
+    """Writes an image mean as Caffe's tools do: legacy num, channels, height, width; whole or not at all.
 
     Raises:
         ValueError: `mean` has not four axes, is not numeric or overflows float32.

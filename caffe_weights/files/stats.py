@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_weights.model import Model, count_nonfinite, printable
+from caffe_weights.files.model import Layer, Model, count_nonfinite, printable
 
 _BLOCK = 2**16  # numbers; the copy of a block stays in the cache
 
@@ -21,7 +21,7 @@ class Stats:
 
 
 def blob_stats(blob: np.ndarray) -> Stats:
-    """Compute the statistics of one blob.
+    """Computes the statistics of one blob.
 
     Each block is shifted by the blob's first value and summed in the blob's precision; blocks are added in Python's float64. The result
     is good to about 6 digits of the spread, in a fifth of the time of numpy's mean and std.
@@ -52,13 +52,13 @@ def _careful(flat: np.ndarray) -> Stats:
 
 
 def nonfinite_warning(model: Model) -> str:
-    """Return one line that counts a model's NaN and infinite values, "" where there are none."""
+    """Returns one line that counts a model's NaN and infinite values, "" where there are none."""
     counts = {name: count for name, blob in model.arrays() if (count := count_nonfinite(blob))}
     return f"{model.path}: {sum(counts.values())} values are NaN or infinite, in {' '.join(counts)}" if counts else ""
 
 
 def differences(first: Model, second: Model) -> Iterator[str]:
-    """Yield one line per difference between two models' blobs; layers without blobs do not count.
+    """Yields one line per difference between two models' blobs; layers without blobs do not count.
 
     Bitwise equality counts, so that 0 and -0 differ and equal NaNs do not.
     """
@@ -68,14 +68,18 @@ def differences(first: Model, second: Model) -> Iterator[str]:
         if name not in a or name not in b:
             yield f"{shown}: only in {(first if name in a else second).path}"
             continue
-        if len(a[name].blobs) != len(b[name].blobs):
-            yield f"{shown}: {len(a[name].blobs)} blobs against {len(b[name].blobs)}"
+        if a[name].numbers != b[name].numbers:
+            yield f"{shown}: blobs {_numbers(a[name])} against {_numbers(b[name])}"
             continue
-        for index, (x, y) in enumerate(zip(a[name].blobs, b[name].blobs, strict=True)):
+        for index, x, y in zip(a[name].numbers, a[name].blobs, b[name].blobs, strict=True):
             if x.shape != y.shape or x.dtype != y.dtype:
                 yield f"{shown}[{index}]: {list(x.shape)} {x.dtype} against {list(y.shape)} {y.dtype}"
             elif line := _values_differ(x.reshape(-1), y.reshape(-1)):
                 yield f"{shown}[{index}]: {line}"
+
+
+def _numbers(layer: Layer) -> str:
+    return " ".join(map(str, layer.numbers))
 
 
 def _values_differ(x: np.ndarray, y: np.ndarray) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from caffe_weights.deeplab_spec import quoted
+from caffe_weights.deeplab.spec import quoted
 
 _NUMBER = (int, float)
 # The keys of Caffe's SolverParameter that may be given, with their types.
@@ -25,7 +25,7 @@ _POLICY_KEYS = {"step": {"gamma", "stepsize"}, "poly": {"power"}, "fixed": set()
 
 
 def solver_prototxt(solver: Mapping[str, object], train_net: str, snapshot_prefix: str, mode: str = "GPU") -> str:
-    """Write a solver as prototxt.
+    """Writes a solver as prototxt.
 
     Args:
         solver: SOLVER_KEYS; those that the policy does not use are left out.

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from caffe_weights.model import Layer, Model
+from caffe_weights.deeplab.spec import VGG16_LAYERS
+from caffe_weights.files.model import Layer, Model
 
 # Shapes before and after; the convolutions before fc6 stay as they are.
 FC6, FC7 = (4096, 512, 7, 7), (4096, 4096, 1, 1)
@@ -12,7 +13,7 @@ FILTER_STEP, TAP_STEP = 4, 3  # 4096 -> 1024 filters; taps 0, 3, 6 of 7
 
 
 def shrink_vgg(model: Model) -> Iterator[Layer]:
-    """Yield the layers of LargeFOV's initialisation: conv1_1 to conv5_3 unchanged, fc6 and fc7 decimated, no fc8.
+    """Yields the layers of LargeFOV's initialisation: conv1_1 to conv5_3 unchanged, fc6 and fc7 decimated, no fc8.
 
     fc6 4096x512x7x7 becomes 1024x512x3x3 (every 4th filter, rows and columns 0, 3, 6), fc7 4096x4096 becomes 1024x1024x1x1 (every 4th filter,
     every 4th input); their biases follow the filters. With dilation 12 fc6 then sees more of the image than VGG's does; training adapts it.
@@ -31,14 +32,18 @@ def shrink_vgg(model: Model) -> Iterator[Layer]:
     VGG_ILSVRC_16_layers_fc_reduced.caffemodel of ParseNet and SSD was made likewise (https://github.com/weiliu89/caffe/issues/258).
     Deviates: which filters the authors' vgg16_20M.caffemodel keeps is not published; use that file where it is to be had.
     """
-    blocks = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
-    names = [f"conv{block}_{i}" for block, count in blocks.items() for i in range(1, count + 1)]
+    names = [layer.name for layer in VGG16_LAYERS if layer.name.startswith("conv")]
     layers = model.with_blobs()
     if missing := [name for name in (*names, "fc6", "fc7") if name not in layers]:
         raise ValueError(
             f"{model.path}: must have VGG-16's layers; got no {' '.join(missing)}; use VGG_ILSVRC_16_layers.caffemodel"
         )
     for name in names:
+        if len(layers[name].blobs) != 2 or layers[name].blobs[0].ndim != 4:
+            shapes = " and ".join(str(list(blob.shape)) for blob in layers[name].blobs)
+            raise ValueError(
+                f"{model.path}: layer {name!r}: must hold a kernel of four axes and biases; got {shapes}; use VGG-16"
+            )
         yield Layer(name, "Convolution", (layers[name].blobs[0], layers[name].blobs[1].reshape(-1)))
     fc6, fc6_bias = _filters(model, layers["fc6"], FC6)
     fc7, fc7_bias = _filters(model, layers["fc7"], FC7)
@@ -47,7 +52,7 @@ def shrink_vgg(model: Model) -> Iterator[Layer]:
 
 
 def _filters(model: Model, layer: Layer, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight as (out, in, kh, kw) and bias as (out,).
+    """Returns weight as (out, in, kh, kw) and bias as (out,).
 
     Caffe: src/caffe/layers/inner_product_layer.cpp flattens its input in (channel, row, column) order, so the reshape is exact.
     """

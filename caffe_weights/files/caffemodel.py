@@ -6,17 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_weights import hdf5, layer_types
-from caffe_weights.atomic import replacing
-from caffe_weights.model import MAX_BLOBS, MAX_COUNT, MAX_LAYERS, Layer, Model, check_shape, duplicate
-from caffe_weights.wire import BYTES, MAX_PIECES, VARINT, Field, WireFile
+from caffe_weights.files import hdf5
+from caffe_weights.files.atomic import replacing
+from caffe_weights.files.hdf5_tree import is_hdf5
+from caffe_weights.files.model import MAX_BLOBS, MAX_COUNT, MAX_LAYERS, Layer, Model, check_shape, duplicate
+from caffe_weights.files.wire import BYTES, MAX_PIECES, VARINT, Field, WireFile
+from caffe_weights.nets import layer_types
 
 FLOAT, DOUBLE = np.dtype("<f4"), np.dtype("<f8")
 MAX_BYTES = 2**31  # protobuf refuses longer messages
+# NVCaffe: src/caffe/proto/caffe.proto, Type and BlobProto's raw_data_type and raw_data; src/caffe/blob.cpp, Blob::FromProto.
+RAW_TYPE, RAW_DATA = 10, 12
+RAW_TYPES = {0: DOUBLE, 1: FLOAT, 2: np.dtype("<f2")}
 
 
 def read_caffemodel(path: str | os.PathLike) -> Model:
-    """Read a .caffemodel (V0, V1 or V2) or .caffemodel.h5; the content decides, not the name.
+    """Reads a .caffemodel (V0, V1 or V2) or .caffemodel.h5; the content decides, not the name.
 
     Binary files are mapped and the blobs are views of the mapping, so reading costs the same for 1 and for 500 MB.
 
@@ -34,9 +39,10 @@ def read_caffemodel(path: str | os.PathLike) -> Model:
     Deviates: layers that share a name are an error where one has blobs.
     """
     path = Path(path)
-    if hdf5.is_hdf5(path):
+    if is_hdf5(path):
         return hdf5.read_model(path)
     file = WireFile(path)
+    file.must_be("a model")
     name, entries, generation = "", [], 0
     for found in file.fields(0, len(file.data), "network"):
         if found.number == 1:
@@ -59,8 +65,8 @@ def read_caffemodel(path: str | os.PathLike) -> Model:
         if blobs > MAX_BLOBS:
             raise file.fail(f"layer {index}", entry.start, f"a network must have at most {MAX_BLOBS} blobs; got more")
         layers.append(layer)
-    if shared := duplicate(layers):
-        raise file.fail("network", 0, f"layers with blobs must have names of their own; got {shared!r} more than once")
+    if problem := duplicate(layers):
+        raise file.fail("network", 0, problem)
     return Model(path, name, form, tuple(layers))
 
 
@@ -70,7 +76,7 @@ _FIELDS = {"V2": (1, 2, 7), "V1": (4, 5, 6), "V0": (1, 2, 50)}
 
 
 def _layer(file: WireFile, entry: Field, form: str, index: int) -> tuple[Layer, str]:
-    """Read one layer entry laid out as `form`; also return its form, since an entry of `layers` may prove to be V0."""
+    """Reads one layer entry laid out as `form`; also returns its form, since an entry of `layers` may prove to be V0."""
     name_at, type_at, blobs_at = _FIELDS[form]
     where, name, kind, blobs = f"layer {index}", "", "", []
     for found in file.fields(entry.start, entry.stop, where):
@@ -95,7 +101,7 @@ def _layer(file: WireFile, entry: Field, form: str, index: int) -> tuple[Layer, 
 
 
 def read_blob(file: WireFile, entry: Field, where: str) -> np.ndarray:
-    """View one BlobProto as an array.
+    """Views one BlobProto as an array.
 
     Args:
         file: the mapped file.
@@ -103,12 +109,13 @@ def read_blob(file: WireFile, entry: Field, where: str) -> np.ndarray:
         where: the place, for errors.
 
     Returns:
-        Read-only array in the blob's shape: four axes for a legacy blob, BlobShape's otherwise.
+        Array in the blob's shape: four axes for a legacy blob, BlobShape's otherwise. A read-only view; a float32 copy where NVCaffe wrote
+        half precision.
 
-    Caffe: src/caffe/blob.cpp, Blob::FromProto (legacy fields win over `shape`; doubles win over floats).
+    Caffe: src/caffe/blob.cpp, Blob::FromProto (legacy fields win over `shape`; doubles win over floats, those over NVCaffe's raw data).
     """
     file.expect(entry, BYTES, where)
-    legacy, dims = {}, []
+    legacy, dims, raw, raw_type = {}, [], None, None
     pieces: dict[int, list[tuple[int, int, int]]] = {5: [], 8: []}
     position = entry.start
     while position < entry.stop:
@@ -122,6 +129,11 @@ def read_blob(file: WireFile, entry: Field, where: str) -> np.ndarray:
             pieces[found.number].append(run)
             if len(pieces[found.number]) > MAX_PIECES:
                 raise file.fail(where, found.start, f"a blob must have at most {MAX_PIECES} runs of numbers; got more")
+        elif found.number == RAW_TYPE:
+            file.expect(found, VARINT, where)
+            raw_type = found.value
+        elif found.number == RAW_DATA:
+            raw = found
         elif found.number == 7:
             file.expect(found, BYTES, where)
             for part in file.fields(found.start, found.stop, where):
@@ -130,16 +142,31 @@ def read_blob(file: WireFile, entry: Field, where: str) -> np.ndarray:
                     if len(dims) > 64:
                         raise file.fail(where, part.start, "a shape must have at most 64 numbers; got more")
     shape = tuple(legacy.get(i, 0) for i in (1, 2, 3, 4)) if legacy else tuple(dims)
-    flat = file.array(pieces[8], DOUBLE) if pieces[8] else file.array(pieces[5], FLOAT)
+    if raw and not (pieces[5] or pieces[8]):
+        flat = _raw_numbers(file, raw, raw_type, where)
+    else:
+        flat = file.array(pieces[8], DOUBLE) if pieces[8] else file.array(pieces[5], FLOAT)
     if problem := check_shape(shape, flat.size):
         raise file.fail(where, entry.start, problem)
     return flat.reshape(shape)
 
 
+def _raw_numbers(file: WireFile, found: Field, raw_type: int | None, where: str) -> np.ndarray:
+    """Returns NVCaffe's raw data as a flat array; half precision, which float32 holds exactly, as float32."""
+    if raw_type not in RAW_TYPES:
+        kinds = ", ".join(f"{number} ({dtype.name})" for number, dtype in RAW_TYPES.items())
+        raise file.fail(where, found.start, f"raw_data_type must be one of {kinds}; got {raw_type}")
+    dtype = RAW_TYPES[raw_type]
+    file.expect(found, BYTES, where)
+    run, _ = file.numbers(found, found.stop, dtype, where)
+    flat = file.array([run], dtype)
+    return flat.astype(FLOAT) if dtype.itemsize == 2 else flat
+
+
 def write_caffemodel(
     path: str | os.PathLike, layers: Mapping[str, tuple[str, Sequence[np.ndarray]]], name: str = ""
 ) -> None:
-    """Write a V2 .caffemodel: fp32, BlobShape, packed; whole or not at all.
+    """Writes a V2 .caffemodel: fp32, BlobShape, packed; whole or not at all.
 
     Args:
         path: the file to write; an old one is replaced once the new one is complete.
@@ -166,7 +193,7 @@ def write_caffemodel(
 
 
 def _layer_chunks(path, name: str, kind: str, arrays: Sequence[np.ndarray]) -> list[bytes | np.ndarray]:
-    """Lay a layer out as bytes and arrays to be written one after another."""
+    """Lays a layer out as bytes and arrays to be written one after another."""
     body: list[bytes | np.ndarray] = [bytes_field(1, name.encode()), bytes_field(2, kind.encode())]
     for index, array in enumerate(arrays):
         body += message_field(7, list(blob_chunks(array, f"{path}: layer {name!r}, blob {index}")))
@@ -174,7 +201,7 @@ def _layer_chunks(path, name: str, kind: str, arrays: Sequence[np.ndarray]) -> l
 
 
 def blob_chunks(array: np.ndarray, where: str) -> Iterator[bytes | np.ndarray]:
-    """Yield the octets of one BlobProto with BlobShape and packed float data.
+    """Yields the octets of one BlobProto with BlobShape and packed float data.
 
     Args:
         array: numeric array of any shape.
@@ -198,7 +225,7 @@ def blob_chunks(array: np.ndarray, where: str) -> Iterator[bytes | np.ndarray]:
 
 
 def encode_varint(value: int) -> bytes:
-    """Encode a non-negative integer."""
+    """Encodes a non-negative integer."""
     octets = bytearray()
     while value > 0x7F:
         octets.append(value & 0x7F | 0x80)
