@@ -14,7 +14,7 @@ _LARGEST_TERM = -float(
 
 
 def _taps(n_in: int, n_out: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the lower and upper source index and the upper one's weight for every output of an axis (csrc/interp_geometry.h)."""
+    """Returns the lower and upper source index and the upper one's weight for every output of an axis (csrc/shared/interp_geometry.h)."""
     one = torch.ones((), dtype=torch.float32, device=like.device)
     ratio = one * (n_in - 1) / (n_out - 1) if n_out > 1 else one * 0
     source = (
