@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 RANK = {
     "repro": 0,
     "repro.program": 1,
-    "repro.ops.library": 1,
+    "repro.ops.library": 0.5,
     "repro.ops.reference": 1,
     "repro.ops.interp": 2,
     "repro.ops.merge_scores": 2,

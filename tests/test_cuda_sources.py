@@ -315,6 +315,16 @@ def test_segmentation_loss_at_the_borders(emulated):
         assert dgrid.isnan().all()
 
 
+@DTYPES
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_makes_the_loss_none(emulated, bad, dtype):
+    for position, labelled in ((0, 0), (3, 2)):
+        scores = values((1, 3, 1, 4), dtype, False)
+        scores[0, 2, 0, position] = bad
+        labels = torch.full((1, 1, 4), labelled)
+        assert emulated.segmentation_loss(scores, labels, 1)[0].isnan()
+
+
 CAFFE_LOSS = golden("softmax_loss.npz")
 
 

@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     if (lanes.lane == 0 && known) {
       const double term = log(static_cast<double>(sum)) - static_cast<double>(score(y) - highest);
-      own += term < kLargestTerm ? term : kLargestTerm;
+      own += term > kLargestTerm ? kLargestTerm : term;  // NaN stays NaN
     }
   }
   const double total = add_threads(own);

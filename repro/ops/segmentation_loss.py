@@ -40,7 +40,8 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, scores, dscores, scale):
-        return dscores * scale.to(dscores.dtype)
+        wide = torch.float64 if dscores.dtype == torch.float64 else torch.float32
+        return (dscores.to(wide) * scale.to(wide)).to(dscores.dtype)
 
     @staticmethod
     def backward(ctx, gradient):
