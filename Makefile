@@ -34,7 +34,7 @@ sanitize: $(VENV)/installed
 # torch comes first: the extension is compiled against the torch that will load it.
 $(VENV)/installed: setup.py pyproject.toml $(shell find csrc -type f)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet $(TORCH) numpy "setuptools>=77" wheel ninja pybind11
+	$(VENV)/bin/pip install --quiet $(TORCH) numpy setuptools wheel ninja pybind11
 	$(VENV)/bin/pip install --quiet --no-build-isolation --editable ".[test,coco]"
 	touch $@
 

@@ -1,12 +1,44 @@
 """Builds repro._C. REPRO_CUDA=0|1 overrides whether its CUDA kernels are built; by default they are where torch has CUDA and a toolkit is found."""
 
 import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from setuptools import setup
-from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension, include_paths
+from setuptools import find_packages, setup
+
+ARCHITECTURES = ("8.0", "9.0", "10.0", "12.0")  # compiled where no GPU is there to ask, as far as nvcc knows them
+
+
+def ask_nvcc(*question: str) -> str:
+    """Runs the nvcc on PATH; returns what it printed, nothing where there is none."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        return ""
+    answer = subprocess.run([nvcc, *question], capture_output=True, text=True)
+    return answer.stdout + answer.stderr
+
+
+# torch takes the folder above nvcc's for the toolkit, but what is on PATH may be a script elsewhere; nvcc itself knows.
+toolkit = re.search(r"^#\$ TOP=(.+)$", ask_nvcc("--dryrun", "-E", "-x", "cu", os.devnull), re.MULTILINE)
+if toolkit and not {"CUDA_HOME", "CUDA_PATH"} & os.environ.keys():
+    os.environ["CUDA_HOME"] = str(Path(toolkit[1]).resolve())
+# torch asks the GPUs for their architectures, and fails without an answer.
+if not torch.cuda.is_available():
+    known = ask_nvcc("--list-gpu-arch").split()
+    chosen = [name for name in ARCHITECTURES if f"compute_{name.replace('.', '')}" in known] or ARCHITECTURES[:2]
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ";".join(chosen) + "+PTX")
+
+from torch.utils.cpp_extension import (  # noqa: E402  reads CUDA_HOME when it is imported
+    CUDA_HOME,
+    BuildExtension,
+    CppExtension,
+    CUDAExtension,
+    include_paths,
+)
 
 ROOT = Path(__file__).parent
 # No fused multiply-add: Caffe's order of rounding. torch's own headers are system headers, so that only our warnings show.
@@ -37,7 +69,8 @@ def with_cuda() -> bool:
             "install both or set REPRO_CUDA=0"
         )
     print(
-        f"repro._C: CUDA kernels {'on' if setting == '1' else 'off'} (torch {torch.__version__}, CUDA_HOME={CUDA_HOME}, REPRO_CUDA={setting})"
+        f"repro._C: CUDA kernels {'on' if setting == '1' else 'off'} (torch {torch.__version__}, CUDA_HOME={os.environ.get('CUDA_HOME', CUDA_HOME)}, "
+        f"TORCH_CUDA_ARCH_LIST={os.environ.get('TORCH_CUDA_ARCH_LIST')}, REPRO_CUDA={setting})"
     )
     return setting == "1"
 
@@ -59,4 +92,27 @@ else:
         "repro._C", sources("csrc/*.cpp", "csrc/cpu/*.cpp"), extra_compile_args=CXX_FLAGS, **common
     )
 
-setup(ext_modules=[extension], cmdclass={"build_ext": BuildExtension})
+
+def version() -> str:
+    """Makes the version: repro/version.py's, and in a git checkout the commit; an sdist keeps the one that it was made with."""
+    stated = ROOT / "PKG-INFO"
+    if stated.is_file():
+        return re.search(r"^Version: (.+)$", stated.read_text(encoding="utf-8"), re.MULTILINE)[1]
+    base = re.search(r'__version__ = "(.+)"', (ROOT / "repro" / "version.py").read_text(encoding="utf-8"))[1]
+    described = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    )
+    return f"{base}+g{described.stdout.strip()}" if described.returncode == 0 and (ROOT / ".git").exists() else base
+
+
+setup(
+    version=version(),
+    license="BSD-3-Clause",
+    # The protocols stand at the top of the checkout, where people read them, and inside the package where it is installed.
+    packages=[*find_packages(include=["repro", "repro.*", "caffe_weights", "caffe_weights.*"]), "repro.protocols"],
+    package_dir={"repro.protocols": "protocols"},
+    ext_modules=[extension],
+    cmdclass={"build_ext": BuildExtension},
+)

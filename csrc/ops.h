@@ -1,18 +1,20 @@
 // The kernels' declarations: this header is their specification.
 //
-// Every map is dense NHWC (torch's channels_last): element (n, y, x, c) of an (N, C, H, W) map lies at ((n*H + y)*W +
-// x)*C + c. T is float, double, bfloat16 or float16; sums are taken in acc_t<T> (float32 for 16-bit storage). All
-// kernels are deterministic: every element is written by one thread, in one order of summation, whatever the number of
-// threads. "Interp" is the sampling rule of interp_geometry.h.
+// Every map is dense NHWC (torch's channels_last): element (n, y, x, c) of an (N, C, H, W) map lies at
+//   ((n*H + y)*W + x)*C + c.
+// T is float, double, bfloat16 or float16; sums are taken in acc_t<T> (float32 for 16-bit storage) and rounded once.
+// All kernels are deterministic: every element is written by one thread, in one order of summation, whatever the number
+// of threads. "Interp" is the sampling rule of shared/interp_geometry.h.
 #pragma once
 
-#include "interp_geometry.h"
-#include "storage.h"
+#include "shared/interp_geometry.h"
+#include "shared/storage.h"
 
 namespace repro {
 
-// Where a kernel runs. Cpu: torch's intra-op pool. Cuda: asynchronously on `stream` (a cudaStream_t) of the current
-// device.
+// Where a kernel runs.
+//   Cpu   in torch's intra-op pool
+//   Cuda  asynchronously on `stream` (a cudaStream_t) of the current device
 struct Cpu {};
 struct Cuda {
   void* stream;
@@ -87,26 +89,31 @@ void predict(Cpu, const T* x, Size in, int64_t N, int64_t C, Size out, Size crop
 template <class T, class L>
 void predict(Cuda, const T* x, Size in, int64_t N, int64_t C, Size out, Size crop, L* labels, acc_t<T>* probability);
 
-// Softmax cross-entropy of Interp(scores; grid) against every shrink-th label, and its gradient in the same pass.
+// Softmax cross-entropy of Interp(scores; grid) against every shrink-th label, and its gradient in the same pass, after
+// the labels have been counted; grid = (image - 1) / shrink + 1.
+//   labels  (N, image.H, image.W) uint8 or int64, each 0..C-1 or ignore_label
+//   counts  2 int64: valid positions of the grid, and those of them whose label is no class
+//           count_labels adds to them (zeroed by the caller); segmentation_loss reads them
 //   scores  (N, C, in.H, in.W)
-//   labels  (N, image.H, image.W) uint8 or int64, 0..C-1 or ignore_label; grid = (image - 1) / shrink + 1
-//   terms   (N, grid.H) double        scratch: the sum over a row of -log p, each at most 87.3365 (p floored at
-//   FLT_MIN) counts  (N, grid.H) int64         scratch: the row's valid positions; -1 where a label is neither a class
-//   nor ignored loss, normaliser  a double each   output: the sum of the terms over normaliser, and normaliser = max(1,
-//   valid
-//           positions); both NaN where a label is neither a class nor ignored
-//   dgrid   (N, C, grid.H, grid.W)    output, may be null: p - onehot, 0 where ignored, the gradient with respect to
-//           Interp(scores). Divided by normaliser on the CPU, which counts the labels first; on CUDA, where that would
-//           be a launch more, still to be divided.
+//   terms   (N, grid.H) double        scratch: a row's sum of -log p, each at most 87.3365 (p is floored at FLT_MIN)
+//   loss    double                    output: the sum of the terms / max(1, valid positions)
+//   dgrid   (N, C, grid.H, grid.W)    output, may be null: (p - onehot) / max(1, valid positions), 0 where ignored: the
+//                                     gradient with respect to Interp(scores), computed in acc_t<T> and rounded once
+// Where a label is no class, loss and dgrid are NaN on Cuda; Cpu's caller, who can read counts, must not come so far.
 // Caffe: src/caffe/layers/softmax_loss_layer.cpp; Interp's label shrinking.
+template <class L>
+void count_labels(Cpu, const L* labels, Size image, int64_t N, int64_t C, int64_t shrink, int64_t ignore_label,
+                  int64_t* counts);
+template <class L>
+void count_labels(Cuda, const L* labels, Size image, int64_t N, int64_t C, int64_t shrink, int64_t ignore_label,
+                  int64_t* counts);
 template <class T, class L>
 void segmentation_loss(Cpu, const T* scores, Size in, const L* labels, Size image, int64_t N, int64_t C, int64_t shrink,
-                       int64_t ignore_label, double* terms, int64_t* counts, double* loss, double* normaliser,
-                       T* dgrid);
+                       int64_t ignore_label, const int64_t* counts, double* terms, double* loss, T* dgrid);
 template <class T, class L>
 void segmentation_loss(Cuda, const T* scores, Size in, const L* labels, Size image, int64_t N, int64_t C,
-                       int64_t shrink, int64_t ignore_label, double* terms, int64_t* counts, double* loss,
-                       double* normaliser, T* dgrid);
+                       int64_t shrink, int64_t ignore_label, const int64_t* counts, double* terms, double* loss,
+                       T* dgrid);
 
 // counts[label * num_classes + prediction] += 1 for every pixel whose label is not ignored.
 //   prediction, label  (pixels) uint8 or int64

@@ -19,20 +19,18 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from caffe_weights import write_caffemodel
+from caffe_weights.deeplab.spec import OUTPUT_STRIDE, VGG16_LAYERS
 from repro.data.synthetic.canvas import DISTRACTOR
 from repro.data.synthetic.dataset import draw_scenes
 from repro.data.synthetic.people import CLASS_NAMES
-from repro.models.largefov import OUTPUT_STRIDE, LargeFOV
+from repro.models.largefov import LargeFOV
 from repro.models.layers import fill
 from repro.shell import exit_code
 
 CROP_CLASSES = (*CLASS_NAMES, "distractor")
 # Blue, green, red: the mean that DeepLab's ImageSegData layer subtracts.
 MEAN_BGR = (104.008, 116.669, 122.675)
-CONVOLUTIONS = (
-    *("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv4_1", "conv4_2", "conv4_3"),
-    *("conv5_1", "conv5_2", "conv5_3", "fc6", "fc7"),
-)
+CONVOLUTIONS = tuple(layer.name for layer in VGG16_LAYERS)
 IGNORE = 255
 
 

@@ -150,21 +150,21 @@ class Emulated:
         return labels, confidence
 
     def segmentation_loss(self, scores, labels, shrink, ignore_label=255, gradient=True):
-        """Returns loss, normaliser, and the gradient at the label grid before the division by the normaliser."""
+        """Returns loss, the number of valid positions, and the gradient at the label grid."""
         scores = dense(scores)
         n, c, *size_in = scores.shape
         image = labels.shape[1:]
         grid = [(side - 1) // shrink + 1 for side in image]
-        loss, normaliser = unwritten((), torch.float64), unwritten((), torch.float64)
-        terms, counts = unwritten((n, grid[0]), torch.float64), unwritten((n, grid[0]), torch.int64)
+        loss, counts = unwritten((), torch.float64), torch.zeros(2, dtype=torch.int64)
+        terms = unwritten((n, grid[0]), torch.float64)
         dgrid = unwritten((n, c, *grid), scores.dtype) if gradient else None
-        results = [loss, normaliser, *([dgrid] if gradient else [])]
+        results = [loss, counts, *([dgrid] if gradient else [])]
         self._run(
-            2 if n else 1, "segmentation_loss", results, TYPES.index(scores.dtype), pointer(scores), sizes(size_in), pointer(labels),
-            int(labels.dtype == torch.int64), sizes(image), long(n), long(c), long(shrink), long(ignore_label), pointer(terms), pointer(counts),
-            pointer(loss), pointer(normaliser), pointer(dgrid),
+            3 if n else 1, "segmentation_loss", results, TYPES.index(scores.dtype), pointer(scores), sizes(size_in), pointer(labels),
+            int(labels.dtype == torch.int64), sizes(image), long(n), long(c), long(shrink), long(ignore_label), pointer(counts), pointer(terms),
+            pointer(loss), pointer(dgrid),
         )  # fmt: skip
-        return loss, normaliser, dgrid
+        return loss, counts[0], dgrid
 
     def confusion_matrix(self, prediction, label, num_classes, ignore_label=255):
         counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)

@@ -88,13 +88,14 @@ void predict(int type, void* x, const int64_t* in, int64_t N, int64_t C, const i
 }
 
 void segmentation_loss(int type, void* scores, const int64_t* in, void* labels, int wide, const int64_t* image,
-                       int64_t N, int64_t C, int64_t shrink, int64_t ignore_label, double* terms, int64_t* counts,
-                       double* loss, double* normaliser, void* dgrid) {
+                       int64_t N, int64_t C, int64_t shrink, int64_t ignore_label, int64_t* counts, double* terms,
+                       double* loss, void* dgrid) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
     const auto run = [&](const auto* label) {
+      repro::count_labels(Cuda{}, label, pair(image), N, C, shrink, ignore_label, counts);
       repro::segmentation_loss<T>(Cuda{}, as<T>(scores), pair(in), label, pair(image), N, C, shrink, ignore_label,
-                                  terms, counts, loss, normaliser, as<T>(dgrid));
+                                  counts, terms, loss, as<T>(dgrid));
     };
     wide ? run(as<int64_t>(labels)) : run(as<uint8_t>(labels));
   });

@@ -288,30 +288,41 @@ def test_segmentation_loss(emulated, n, c, size_in, image, shrink, label_type, d
         for leaf in (scores.detach().to(computed).requires_grad_() for computed in (wide(dtype), torch.float64))
         for loss in [reference.segmentation_loss(leaf, labels, shrink)]
     )
-    loss, normaliser, dgrid = emulated.segmentation_loss(scores, labels, shrink)
+    loss, counted, dgrid = emulated.segmentation_loss(scores, labels, shrink)
     check(loss, loss32, loss64, wide(dtype), "loss")
-    assert normaliser == valid
-    dscores = dgrid if dgrid.shape[2:] == scores.shape[2:] else emulated.interp_backward(dgrid, size_in)
-    check(dscores.double() / normaliser, dscores32, dscores64, dtype, "dscores")
+    assert counted == valid
+    resized = dgrid.shape[2:] != scores.shape[2:]  # the adjoint of the scores' own Interp is a second call
+    dscores = emulated.interp_backward(dgrid, size_in) if resized else dgrid
+    check(dscores, dscores32, dscores64, dtype, "dscores", 2 if resized else 1)
     assert torch.equal(emulated.segmentation_loss(scores, labels, shrink, gradient=False)[0], loss)
 
 
 def test_segmentation_loss_at_the_borders(emulated):
     scores = torch.tensor([0.0, 1000.0])[None, :, None, None].expand(1, 2, 2, 2)
     labels = torch.tensor([[[0, 1], [255, 255]]])
-    loss, normaliser, dgrid = emulated.segmentation_loss(scores, labels, 1)
+    loss, valid, dgrid = emulated.segmentation_loss(scores, labels, 1)
     assert loss.item() == pytest.approx(87.3365447505 / 2)  # a probability is floored at FLT_MIN in the loss
-    assert normaliser == 2
-    assert dgrid.tolist() == [[[[-1, 0], [0, 0]], [[1, 0], [0, 0]]]]  # but not in the gradient
-    loss, normaliser, dgrid = emulated.segmentation_loss(scores, torch.full((1, 2, 2), 255), 1)
-    assert (loss, normaliser, dgrid.abs().sum()) == (0, 1, 0)
-    loss, normaliser, _ = emulated.segmentation_loss(scores[:0], labels[:0], 1)
-    assert (loss, normaliser) == (0, 1)
+    assert valid == 2
+    assert dgrid.tolist() == [[[[-0.5, 0], [0, 0]], [[0.5, 0], [0, 0]]]]  # but not in the gradient
+    loss, valid, dgrid = emulated.segmentation_loss(scores, torch.full((1, 2, 2), 255), 1)
+    assert (loss, valid, dgrid.abs().sum()) == (0, 0, 0)
+    loss, valid, _ = emulated.segmentation_loss(scores[:0], labels[:0], 1)
+    assert (loss, valid) == (0, 0)
     for unknown in (2, -1):
         labels[0, 1, 1] = unknown
-        loss, normaliser, _ = emulated.segmentation_loss(scores, labels, 1)
+        loss, _, dgrid = emulated.segmentation_loss(scores, labels, 1)
         assert loss.isnan()
-        assert normaliser.isnan()
+        assert dgrid.isnan().all()
+
+
+@DTYPES
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_makes_the_loss_none(emulated, bad, dtype):
+    for position, labelled in ((0, 0), (3, 2)):
+        scores = values((1, 3, 1, 4), dtype, False)
+        scores[0, 2, 0, position] = bad
+        labels = torch.full((1, 1, 4), labelled)
+        assert emulated.segmentation_loss(scores, labels, 1)[0].isnan()
 
 
 CAFFE_LOSS = golden("softmax_loss.npz")
@@ -320,10 +331,10 @@ CAFFE_LOSS = golden("softmax_loss.npz")
 @pytest.mark.parametrize("case", CAFFE_LOSS["case_names"].tolist())
 def test_segmentation_loss_equals_caffe(emulated, case):
     labels = torch.tensor(CAFFE_LOSS[f"{case}/label"])[:, 0].long()
-    loss, normaliser, dgrid = emulated.segmentation_loss(torch.tensor(CAFFE_LOSS[f"{case}/x"]), labels, 1)
+    loss, _, dgrid = emulated.segmentation_loss(torch.tensor(CAFFE_LOSS[f"{case}/x"]), labels, 1)
     weight = float(CAFFE_LOSS[f"{case}/loss_weight"])
     assert_close(loss, CAFFE_LOSS[f"{case}/loss"], 3 * 4.1e-7, "loss")
-    assert_close(dgrid / normaliser * weight, CAFFE_LOSS[f"{case}/dx"], 3 * 1.2e-7, "dx")
+    assert_close(dgrid * weight, CAFFE_LOSS[f"{case}/dx"], 3 * 1.2e-7, "dx")
 
 
 @pytest.mark.parametrize("label_type", [torch.uint8, torch.int64], ids=["uint8", "int64"])

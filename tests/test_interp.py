@@ -1,5 +1,7 @@
 """Interp: by hand, against Caffe, against the float64 reference, and as an operator."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from conftest import assert_close, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_inputs import LAYOUTS, SIZES, assert_rounded_like_reference, laid_out, largest_adjoint, peak
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.ops import interp, reference
 
@@ -79,6 +82,31 @@ def test_any_shape_and_stride_agrees_with_the_float64_reference(size_in, size_ou
         assert_rounded_like_reference(kernel, low, high, magnitude)
         assert_rounded_like_reference(kernel64, high, high, 1e-7 * magnitude)
         assert kernel.shape == high.shape
+
+
+def test_the_references_ratio_is_a_float32_quotient_of_the_host(device):
+    class NoDivision(TorchDispatchMode):  # of tensors: CUDA multiplies by the reciprocal
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            assert not re.search("div|reciprocal", str(function))
+            return function(*arguments, **(keywords or {}))
+
+    x = torch.randn(1, 1, 22, 7, device=device)
+    with NoDivision():
+        y = reference.interp(x, (50, 93))
+    _, _, w_hi = reference._taps(22, 50, x)
+    source = np.arange(50, dtype=np.float32) * (np.float32(21) / np.float32(49))
+    assert np.array_equal(w_hi.cpu().numpy(), source - np.floor(source))
+    assert torch.equal(y, interp(x, (50, 93)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [1, 8, 21])
+def test_the_adjoint_sums_sixteen_bits_in_float32(dtype, channels, device):
+    # 53833 ones: a sum kept in 16 bits stands still at 256 or 2048.
+    ones = torch.ones(1, 1, 1, 1, dtype=dtype, device=device).expand(1, channels, 1, 53833)
+    back = torch.ops.repro.interp_backward
+    assert back(ones, (1, 1)).flatten().tolist() == [torch.tensor(53833.0).to(dtype).item()] * channels
+    assert torch.equal(back(ones, (3, 2)), back(ones.float(), (3, 2)).to(dtype))
 
 
 def test_adjoint_holds_exactly(device):

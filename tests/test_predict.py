@@ -223,7 +223,7 @@ ONE = torch.zeros(1, 2, 3, 3)
         ([ONE[0]], {"size": (3, 3)}, r"predict: scores\[0\] must have 4 dimensions .* got shape \[2, 3, 3\]"),
         ([ONE.int()], {}, r"predict: scores\[0\] must be float32, float64, bfloat16 or float16; got Int"),
         ([ONE, ONE[:, :1]], {}, r"predict: scores\[1\] must have N=1 and C=2 as scores\[0\]; got shape \[1, 1, 3, 3\]"),
-        ([ONE, ONE.double()], {}, r"predict: scores\[1\] must have the dtype and device of scores\[0\]"),
+        ([ONE, ONE.double()], {}, r"predict: scores\[1\] must have the dtype of scores\[0\]"),
         ([ONE, ONE.to("meta")], {}, r"predict: all tensors must be on one device; got cpu, meta; move them"),
         ([ONE], {"mode": "sum"}, r'predict: mode must be "attention", "average" or "max"; got "sum"'),
         ([ONE], {"mode": "attention"}, r"predict: logits must be given for mode \"attention\" .* got none"),

@@ -152,6 +152,17 @@ def test_sixteen_bit_storage_is_the_rounded_float32_result(dtype, channels, devi
     assert segmentation_loss(narrow, labels, 4).item() == segmentation_loss(wide, labels, 4).item()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_gradients_are_scaled_before_they_are_rounded(dtype, device):
+    scores = torch.randn(1, 21, 9, 9, device=device).to(dtype).requires_grad_()
+    labels = torch.randint(0, 21, (1, 9, 9), dtype=torch.uint8, device=device)
+    loss = segmentation_loss(scores, labels, 1)
+    (once,) = torch.autograd.grad(loss, scores, retain_graph=True)
+    for scale in (1 / 3, 1.00195, 1000.1):  # none of them is a number of 16 bits
+        (scaled,) = torch.autograd.grad(scale * loss, scores, retain_graph=True)
+        assert torch.equal(scaled, (once.float() * torch.tensor(scale)).to(dtype))
+
+
 def test_resampling_is_interps(device):
     scores = torch.randn(2, 7, 16, 16, device=device, requires_grad=True)
     labels = torch.randint(0, 7, (2, 161, 161), dtype=torch.uint8, device=device)
@@ -266,3 +277,6 @@ ONE, LABELS = torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3, dtype=torch.uint8)
 def test_messages(scores, labels, shrink, message):
     with pytest.raises(ValueError, match=message):
         segmentation_loss(scores, labels, shrink)
+    if "multiples" in message or "device" in message:
+        with pytest.raises(ValueError, match=message):
+            reference.segmentation_loss(scores, labels, shrink)

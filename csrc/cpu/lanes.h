@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "merge_rules.h"
+#include "shared/merge_rules.h"
 
 // A function so marked is compiled for AVX2 too, and the loader takes the best that the processor has. All
 // versions give the same bits: nothing is contracted (-ffp-contract=off) and sums have a written order. Not under a

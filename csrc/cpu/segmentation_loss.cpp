@@ -1,11 +1,11 @@
-// The softmax loss and its gradient on the CPU: the labels are counted first, so that the gradient is finished in one
-// pass. One task owns rows of the label grid: it resamples the row of scores into cache, subtracts each position's
-// maximum, exponentiates the whole row, and writes loss and gradient. Bytes: the scores once, every shrink-th label
-// once, the gradient once.
+// The softmax loss and its gradient on the CPU. One task owns rows of the label grid: it resamples the row of scores
+// into cache, subtracts each position's maximum, exponentiates the whole row, and writes loss and gradient. Bytes: the
+// scores once, every shrink-th label twice, the gradient once.
 #include <ATen/Parallel.h>
 
 #include <cmath>
 #include <limits>
+#include <mutex>
 
 #include "rows.h"
 
@@ -17,23 +17,6 @@ namespace {
 const double kLargestTerm = -std::log(static_cast<double>(std::numeric_limits<float>::min()));
 constexpr double kSurelyBelowLargest = 70;  // with up to e^17 classes a cost is below kLargestTerm
 constexpr int64_t kFactors = 64;            // each 1..32767 or so: their product stays below 1e290
-
-// Valid positions of every row; -1 where a label is neither a class nor ignored.
-template <class L>
-void count_rows(const L* labels, Size image, Size grid, int64_t C, int64_t shrink, int64_t ignore_label, int64_t begin,
-                int64_t end, int64_t* counts) {
-  for (int64_t r = begin; r < end; ++r) {
-    const L* const label = labels + (r / grid.H * image.H + r % grid.H * shrink) * image.W;
-    int64_t valid = 0;
-    int64_t known = 0;
-    for (int64_t p = 0; p < grid.W; ++p) {
-      const int64_t y = static_cast<int64_t>(label[p * shrink]);
-      valid += y != ignore_label;
-      known += y != ignore_label && y >= 0 && y < C;
-    }
-    counts[r] = valid == known ? valid : -1;
-  }
-}
 
 template <class T, class L>
 REPRO_CLONES void loss_rows(const T* scores, const MapTaps<acc_t<T>>& taps, const L* labels, Size image, int64_t C,
@@ -129,36 +112,46 @@ REPRO_CLONES void loss_rows(const T* scores, const MapTaps<acc_t<T>>& taps, cons
 
 }  // namespace
 
+template <class L>
+void count_labels(Cpu, const L* labels, Size image, int64_t N, int64_t C, int64_t shrink, int64_t ignore_label,
+                  int64_t* counts) {
+  const Size grid{(image.H - 1) / shrink + 1, (image.W - 1) / shrink + 1};
+  std::mutex adding;
+  at::parallel_for(0, N * grid.H, rows_per_task(grid.W), [&](int64_t begin, int64_t end) {
+    int64_t valid = 0;
+    int64_t known = 0;
+    for (int64_t r = begin; r < end; ++r) {
+      const L* const label = labels + (r / grid.H * image.H + r % grid.H * shrink) * image.W;
+      for (int64_t p = 0; p < grid.W; ++p) {
+        const int64_t y = static_cast<int64_t>(label[p * shrink]);
+        valid += y != ignore_label;
+        known += y != ignore_label && y >= 0 && y < C;
+      }
+    }
+    const std::lock_guard<std::mutex> guard(adding);
+    counts[0] += valid;
+    counts[1] += valid - known;
+  });
+}
+
 template <class T, class L>
 void segmentation_loss(Cpu, const T* scores, Size in, const L* labels, Size image, int64_t N, int64_t C, int64_t shrink,
-                       int64_t ignore_label, double* terms, int64_t* counts, double* loss, double* normaliser,
-                       T* dgrid) {
+                       int64_t ignore_label, const int64_t* counts, double* terms, double* loss, T* dgrid) {
   const Size grid{(image.H - 1) / shrink + 1, (image.W - 1) / shrink + 1};
   const MapTaps<acc_t<T>> taps(in, grid);
-  at::parallel_for(0, N * grid.H, rows_per_task(grid.W), [&](int64_t begin, int64_t end) {
-    count_rows(labels, image, grid, C, shrink, ignore_label, begin, end, counts);
-  });
-  int64_t valid = 0;
-  for (int64_t r = 0; r < N * grid.H; ++r) {
-    if (counts[r] < 0) {
-      *loss = *normaliser = std::numeric_limits<double>::quiet_NaN();
-      return;
-    }
-    valid += counts[r];
-  }
-  *normaliser = static_cast<double>(std::max<int64_t>(1, valid));
-  const auto scale = static_cast<acc_t<T>>(1 / *normaliser);
+  const auto normaliser = static_cast<double>(std::max<int64_t>(1, counts[0]));
+  const auto scale = static_cast<acc_t<T>>(1 / normaliser);
   at::parallel_for(0, N * grid.H, rows_per_task(grid.W * C), [&](int64_t begin, int64_t end) {
     loss_rows(scores, taps, labels, image, C, shrink, ignore_label, scale, begin, end, terms, dgrid);
   });
   double sum = 0;
   for (int64_t r = 0; r < N * grid.H; ++r) sum += terms[r];
-  *loss = sum / *normaliser;
+  *loss = sum / normaliser;
 }
 
 #define INSTANTIATE_FOR(T, L)                                                                                    \
   template void segmentation_loss<T, L>(Cpu, const T*, Size, const L*, Size, int64_t, int64_t, int64_t, int64_t, \
-                                        double*, int64_t*, double*, double*, T*);
+                                        const int64_t*, double*, double*, T*);
 #define INSTANTIATE(T)        \
   INSTANTIATE_FOR(T, uint8_t) \
   INSTANTIATE_FOR(T, int64_t)
@@ -166,5 +159,7 @@ INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)
 INSTANTIATE(float16)
+template void count_labels<uint8_t>(Cpu, const uint8_t*, Size, int64_t, int64_t, int64_t, int64_t, int64_t*);
+template void count_labels<int64_t>(Cpu, const int64_t*, Size, int64_t, int64_t, int64_t, int64_t, int64_t*);
 
 }  // namespace repro

@@ -2,7 +2,7 @@
 // channels, so that a warp writes whole 128-byte lines (of 4-byte elements); down the map it owns a run of rows.
 #pragma once
 
-#include "merge_rules.h"
+#include "shared/merge_rules.h"
 
 namespace repro {
 

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from caffe_weights.deeplab.spec import VGG16_LAYERS
 from repro.models.layers import Dropout, ave_pool, convolution, max_pool
 
-OUTPUT_STRIDE = 8
+DROPOUTS = {"fc6": "drop6", "fc7": "drop7"}  # the layer that a dropout follows, and the dropout's name
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -30,26 +31,15 @@ class LargeFOV(nn.Module):
 
     def __init__(self, num_classes: int, width: float = 1.0, pool5a: bool = True, dropout_ratio: float = 0.5):
         super().__init__()
-        c1, c2, c3, c4, c_fc = (scaled_channels(c, width) for c in (64, 128, 256, 512, 1024))
         self.pool5a = pool5a
-        self.conv1_1 = convolution(3, c1, 3)
-        self.conv1_2 = convolution(c1, c1, 3)
-        self.conv2_1 = convolution(c1, c2, 3)
-        self.conv2_2 = convolution(c2, c2, 3)
-        self.conv3_1 = convolution(c2, c3, 3)
-        self.conv3_2 = convolution(c3, c3, 3)
-        self.conv3_3 = convolution(c3, c3, 3)
-        self.conv4_1 = convolution(c3, c4, 3)
-        self.conv4_2 = convolution(c4, c4, 3)
-        self.conv4_3 = convolution(c4, c4, 3)
-        self.conv5_1 = convolution(c4, c4, 3, dilation=2)
-        self.conv5_2 = convolution(c4, c4, 3, dilation=2)
-        self.conv5_3 = convolution(c4, c4, 3, dilation=2)
-        self.fc6 = convolution(c4, c_fc, 3, dilation=12)
-        self.drop6 = Dropout(dropout_ratio)
-        self.fc7 = convolution(c_fc, c_fc, 1)
-        self.drop7 = Dropout(dropout_ratio)
-        self.fc8 = convolution(c_fc, num_classes, 1)
+        inputs = 3
+        for layer in VGG16_LAYERS:
+            outputs = scaled_channels(layer.channels, width)
+            setattr(self, layer.name, convolution(inputs, outputs, layer.kernel, layer.dilation))
+            if layer.name in DROPOUTS:
+                setattr(self, DROPOUTS[layer.name], Dropout(dropout_ratio))
+            inputs = outputs
+        self.fc8 = convolution(inputs, num_classes, 1)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Computes the input of fc6.
@@ -60,19 +50,11 @@ class LargeFOV(nn.Module):
         Returns:
             (N, 512 * width, H/8, W/8), a side of 8k+1 giving k+1.
         """
-        x = F.relu(self.conv1_1(x))
-        x = max_pool(F.relu(self.conv1_2(x)), stride=2)
-        x = F.relu(self.conv2_1(x))
-        x = max_pool(F.relu(self.conv2_2(x)), stride=2)
-        x = F.relu(self.conv3_1(x))
-        x = F.relu(self.conv3_2(x))
-        x = max_pool(F.relu(self.conv3_3(x)), stride=2)
-        x = F.relu(self.conv4_1(x))
-        x = F.relu(self.conv4_2(x))
-        x = max_pool(F.relu(self.conv4_3(x)), stride=1)
-        x = F.relu(self.conv5_1(x))
-        x = F.relu(self.conv5_2(x))
-        x = max_pool(F.relu(self.conv5_3(x)), stride=1)
+        for layer in VGG16_LAYERS:
+            if layer.name == "fc6":
+                break
+            x = F.relu(getattr(self, layer.name)(x))
+            x = max_pool(x, layer.pool_stride) if layer.pool_stride else x
         return ave_pool(x) if self.pool5a else x
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from caffe_weights.deeplab.spec import OUTPUT_STRIDE
 from repro.models.attention import Attention
-from repro.models.largefov import OUTPUT_STRIDE, LargeFOV
+from repro.models.largefov import LargeFOV
 from repro.models.layers import convolutions
 from repro.ops import interp
 

@@ -14,7 +14,7 @@ def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Resizes maps bilinearly so that their corner pixels stay corner pixels.
 
     Args:
-        x: (N, C, H_in, W_in), float32, float64 or bfloat16; any strides.
+        x: (N, C, H_in, W_in), float32, float64, bfloat16 or float16; any strides.
         size: (H_out, W_out), pixels, both at least 1.
 
     Returns:

@@ -35,7 +35,8 @@ def backend() -> str:
 
 
 def check_one_device(op: str, *tensors: torch.Tensor | None) -> None:
-    """Refuses tensors of several devices in a fake kernel, which torch calls as soon as one of them is on "meta": its result would be memory as found.
+    """Refuses tensors of several devices, as csrc/torch/checks.h does for the kernels. The fake kernels need it because torch calls them as soon as one tensor
+    is on "meta": their result would be memory as found.
 
     Args:
         op: Named in the message.

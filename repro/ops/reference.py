@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from .library import check_one_device
+
 _STORAGE = (torch.bfloat16, torch.float16)  # dtypes that compute in float32
 _LARGEST_TERM = -float(
     torch.log(torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float64))
@@ -14,9 +16,9 @@ _LARGEST_TERM = -float(
 
 
 def _taps(n_in: int, n_out: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the lower and upper source index and the upper one's weight for every output of an axis (csrc/interp_geometry.h)."""
-    one = torch.ones((), dtype=torch.float32, device=like.device)
-    ratio = one * (n_in - 1) / (n_out - 1) if n_out > 1 else one * 0
+    """Returns the lower and upper source index and the upper one's weight for every output of an axis (csrc/shared/interp_geometry.h)."""
+    # Divided by the host: a GPU would multiply by the reciprocal. Rounded from float64, it is the float32 quotient of two integers below 2^24.
+    ratio = torch.tensor((n_in - 1) / (n_out - 1) if n_out > 1 else 0.0, dtype=torch.float32).item()
     source = (
         torch.arange(n_out, dtype=torch.float32, device=like.device) * ratio
     )  # Caffe: float32 in float64 programs too
@@ -45,6 +47,7 @@ def merge_scores(
     return_weights: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """See repro.ops.merge_scores."""
+    check_one_device("merge_scores", *scores, logits)
     size = scores[0].shape[2:] if size is None else size
     dtype = scores[0].dtype
     wide = torch.float32 if dtype in _STORAGE else dtype
@@ -80,6 +83,7 @@ def predict(
     probability: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """See repro.ops.predict."""
+    check_one_device("predict", *scores, logits)
     merged = merge_scores(scores, logits, mode, return_weights=False)[0]
     merged = merged.float() if merged.dtype in _STORAGE else merged
     large = interp(merged, merged.shape[2:] if size is None else size)
@@ -92,6 +96,7 @@ def predict(
 
 def segmentation_loss(scores: torch.Tensor, labels: torch.Tensor, shrink: int, ignore_label: int = 255) -> torch.Tensor:
     """See repro.ops.segmentation_loss."""
+    check_one_device("segmentation_loss", scores, labels)
     if shrink < 1 or any((side - 1) % shrink for side in labels.shape[1:]):
         raise ValueError(
             f"segmentation_loss: height - 1 and width - 1 of the labels must be multiples of {shrink}; got shape {list(labels.shape)}; "
@@ -111,6 +116,7 @@ def confusion_matrix(
     prediction: torch.Tensor, label: torch.Tensor, num_classes: int, ignore_label: int = 255
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See repro.ops.confusion_matrix."""
+    check_one_device("confusion_matrix", prediction, label)
     label, prediction = label.long(), prediction.long()
     inside = (label >= 0) & (label < num_classes) & (prediction >= 0) & (prediction < num_classes)
     valid = label != ignore_label

@@ -40,7 +40,8 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, scores, dscores, scale):
-        return dscores * scale.to(dscores.dtype)
+        wide = torch.float64 if dscores.dtype == torch.float64 else torch.float32
+        return (dscores.to(wide) * scale.to(wide)).to(dscores.dtype)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -58,18 +59,18 @@ if COMPILED:
         side = scores.shape[2:] if gradient else [(side - 1) // shrink + 1 for side in labels.shape[1:]]
         dscores = scores.new_empty((n, scores.shape[1], *side)).contiguous(memory_format=torch.channels_last)
         loss = scores.new_empty((), dtype=torch.float64)
-        return loss, dscores, torch.empty_like(loss)
+        return loss, dscores, scores.new_empty((), dtype=torch.int64)
 
     def _setup_context(ctx, inputs, output):
-        _, dscores, divisor = output
-        ctx.mark_non_differentiable(dscores, divisor)
-        ctx.save_for_backward(inputs[0], dscores, divisor)
+        _, dscores, valid = output
+        ctx.mark_non_differentiable(dscores, valid)
+        ctx.save_for_backward(inputs[0], dscores)
 
-    def _backward(ctx, dloss, ddscores, ddivisor):
-        scores, dscores, divisor = ctx.saved_tensors
+    def _backward(ctx, dloss, ddscores, dvalid):
+        scores, dscores = ctx.saved_tensors
         readable = dloss.device.type == "cpu" and type(dloss) is torch.Tensor  # a tracer's subclass holds no number
-        if readable and not torch.is_grad_enabled() and dloss.item() == 1:  # divided already; nothing to multiply
+        if readable and not torch.is_grad_enabled() and dloss.item() == 1:  # nothing to multiply
             return dscores, None, None, None, None
-        return _Scaled.apply(scores, dscores, dloss / divisor), None, None, None, None
+        return _Scaled.apply(scores, dscores, dloss), None, None, None, None
 
     torch.library.register_autograd("repro::segmentation_loss", _backward, setup_context=_setup_context)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from repro.protocol.schema import HEADER, NUMBER, ROW_KEYS, apply, check, check_facts, kind_name, matches, suggestion
 from repro.protocol.table import Protocol, Row
 
-PROTOCOLS = Path(__file__).parents[2] / "protocols"
+_PACKAGED = Path(__file__).parents[1] / "protocols"  # where the package is installed from a wheel
+PROTOCOLS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "protocols"
 # The paper's tables and its text, in its order. The other files are a table's stand-in and a stage of training.
 PAPER = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "text")
 SYNTHETIC_NOTE = "synthetic stand-in, not comparable with the paper's data"

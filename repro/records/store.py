@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
 import math
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -101,9 +103,12 @@ def read_record(path: Path) -> dict[str, Any]:
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Finds this checkout's commit and whether tracked files differ from it; nulls outside a git checkout.
+    """Finds this checkout's commit and whether tracked files differ from it; of an installed wheel the commit that its version names.
 
     Asked once, when a program starts: what changes on disk afterwards is not what runs.
+
+    Returns:
+        "commit" and "dirty", nulls where neither is known.
     """
     root = Path(__file__).parents[2]
 
@@ -115,5 +120,11 @@ def git_state() -> dict[str, Any]:
         except (OSError, subprocess.SubprocessError):
             return None
 
-    status = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+    if (root / ".git").exists():
+        status = git("status", "--porcelain", "--untracked-files=no")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+    try:
+        named = re.search(r"\+g([0-9a-f]+)(\.dirty)?$", importlib.metadata.version("attention-to-scale"))
+    except importlib.metadata.PackageNotFoundError:
+        named = None
+    return {"commit": named[1], "dirty": named[2] is not None} if named else {"commit": None, "dirty": None}

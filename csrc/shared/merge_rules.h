@@ -1,9 +1,8 @@
 // What one output element of merge_scores is, for host and device: the arithmetic that the CPU and CUDA kernels share.
 #pragma once
 
-#include <cmath>
-
 #include "ops.h"
+#include "shared/exponential.h"
 
 namespace repro {
 
@@ -16,34 +15,6 @@ REPRO_HD Acc sample(const T* image, int64_t W, int64_t C, const Tap<Acc>& ty, co
   return ty.w_lo * (tx.w_lo * load(top[tx.lo * C]) + tx.w_hi * load(top[tx.hi * C])) +
          ty.w_hi * (tx.w_lo * load(bottom[tx.lo * C]) + tx.w_hi * load(bottom[tx.hi * C]));
 }
-
-// e^x for x <= 0, to 2 units in the last place; 0 below log(FLT_MIN). One formula for both devices, without branches so
-// that loops over it vectorise: x = n log 2 + r with |r| <= log(2) / 2, then Cephes' polynomial (expf) in r.
-// V is float, or a vector of floats, and I the integers beside it.
-template <class V, class I>
-REPRO_HD V exponential_of(const V& x) {
-  const V lowest = V{} - 87.3365f;
-  const V round = V{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, kept in the low bits
-  const V clamped = x < lowest ? lowest : x;
-  const V shifted = clamped * 1.44269504088896341f + round;
-  const V n = shifted - round;
-  const V r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const V value = (p * (r * r) + r) + 1.0f;
-  I bits, zero;
-  memcpy(&bits, &shifted, sizeof bits);
-  memcpy(&zero, &round, sizeof zero);
-  bits = (bits - zero + 127) << 23;
-  V power;  // 2^n
-  memcpy(&power, &bits, sizeof power);
-  return x < lowest ? V{} : value * power;
-}
-REPRO_HD float exponential(float x) { return exponential_of<float, int32_t>(x); }
-REPRO_HD double exponential(double x) { return exp(x); }
 
 // Softmax over the S values of w, in place.
 // Caffe: src/caffe/layers/softmax_layer.cpp: subtract the maximum, exponentiate, divide by the sum.

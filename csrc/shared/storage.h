@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "interp_geometry.h"
+#include "shared/interp_geometry.h"
 
 namespace repro {
 

@@ -1,33 +1,41 @@
-// What the operators check of their tensors, and the passage from tensors to the kernels' pointers.
+// What the operators check of their tensors. Every message says where, what must hold, what was got and what to do.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
+#include <c10/util/StringUtil.h>
 
+#include <algorithm>
 #include <string>
+#include <type_traits>
 #include <vector>
 
-#include "ops.h"
+#include "torch/dispatch.h"
 
 namespace repro {
 
-using at::Tensor;
-
-static_assert(sizeof(bfloat16) == sizeof(c10::BFloat16) && sizeof(float16) == sizeof(c10::Half));
-
-inline Size size_of(const Tensor& map) { return {map.size(2), map.size(3)}; }
+// The one device of an op's tensors (each a Tensor, a TensorList or an optional Tensor); there is at least one.
+// Checked first: the dispatcher asks the CUDA kernel as soon as one of them is on a GPU.
+template <class... Arguments>
+at::Device check_one_device(const char* op, const Arguments&... arguments) {
+  std::vector<at::Device> devices;
+  const auto see = [&](const Tensor& tensor) {
+    if (std::find(devices.begin(), devices.end(), tensor.device()) == devices.end()) devices.push_back(tensor.device());
+  };
+  const auto see_all = [&](const auto& argument) {
+    using Argument = std::remove_cvref_t<decltype(argument)>;
+    if constexpr (std::is_same_v<Argument, Tensor>)
+      see(argument);
+    else if constexpr (std::is_same_v<Argument, at::TensorList>)
+      std::for_each(argument.begin(), argument.end(), see);
+    else if (argument.has_value())
+      see(*argument);
+  };
+  (see_all(arguments), ...);
+  TORCH_CHECK_VALUE(devices.size() == 1, op, ": all tensors must be on one device; got ", c10::Join(", ", devices),
+                    "; move them with .to()");
+  return devices[0];
+}
 
 constexpr int64_t kLongestSide = 1 << 24;  // pixels
-
-// What the kernels sum in, and return what is a sum in.
-inline at::ScalarType wide(const Tensor& map) { return map.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-
-inline Tensor dense(const Tensor& map) { return map.contiguous(at::MemoryFormat::ChannelsLast); }
-
-inline Tensor empty_map(int64_t N, int64_t C, Size size, const at::TensorOptions& options) {
-  return at::empty({N, C, size.H, size.W}, options.memory_format(at::MemoryFormat::ChannelsLast));
-}
 
 inline void check_map(const char* op, const std::string& name, const Tensor& map) {
   TORCH_CHECK_VALUE(map.dim() == 4, op, ": ", name, " must have 4 dimensions (N, C, H, W); got shape ", map.sizes(),
@@ -51,9 +59,8 @@ inline Size check_size(const char* op, at::IntArrayRef size, const char* name = 
 inline void check_like(const char* op, const std::string& name, const Tensor& map, const Tensor& first,
                        const char* first_name) {
   check_map(op, name, map);
-  TORCH_CHECK_VALUE(map.scalar_type() == first.scalar_type() && map.device() == first.device(), op, ": ", name,
-                    " must have the dtype and device of ", first_name, " (", first.scalar_type(), ", ", first.device(),
-                    "); got ", map.scalar_type(), ", ", map.device(), "; convert it with .to()");
+  TORCH_CHECK_VALUE(map.scalar_type() == first.scalar_type(), op, ": ", name, " must have the dtype of ", first_name,
+                    " (", first.scalar_type(), "); got ", map.scalar_type(), "; convert it with .to(dtype)");
 }
 
 inline Merge check_mode(const char* op, const std::string& mode) {
@@ -62,53 +69,6 @@ inline Merge check_mode(const char* op, const std::string& mode) {
   TORCH_CHECK_VALUE(mode == "max", op, ": mode must be \"attention\", \"average\" or \"max\"; got \"", mode,
                     "\"; choose one of the three");
   return Merge::max;
-}
-
-template <class T>
-struct Storage {
-  using type = T;
-};
-template <>
-struct Storage<c10::BFloat16> {
-  using type = bfloat16;
-};
-template <>
-struct Storage<c10::Half> {
-  using type = float16;
-};
-
-template <class T>
-const typename Storage<T>::type* in_pointer(const Tensor& map) {
-  return map.defined() ? reinterpret_cast<const typename Storage<T>::type*>(map.const_data_ptr<T>()) : nullptr;
-}
-template <class T>
-typename Storage<T>::type* out_pointer(const Tensor& map) {
-  return map.defined() ? reinterpret_cast<typename Storage<T>::type*>(map.mutable_data_ptr<T>()) : nullptr;
-}
-
-#define REPRO_DISPATCH(tensor, name, ...) \
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, tensor.scalar_type(), name, __VA_ARGS__)
-
-template <class T>
-Maps<const typename Storage<T>::type> in_maps(const std::vector<Tensor>& maps) {
-  Maps<const typename Storage<T>::type> result{};
-  result.S = static_cast<int>(maps.size());
-  for (int s = 0; s < result.S; ++s) {
-    result.data[s] = in_pointer<T>(maps[s]);
-    result.size[s] = size_of(maps[s]);
-  }
-  return result;
-}
-
-template <class T>
-Maps<typename Storage<T>::type> out_maps(const std::vector<Tensor>& maps) {
-  Maps<typename Storage<T>::type> result{};
-  result.S = static_cast<int>(maps.size());
-  for (int s = 0; s < result.S; ++s) {
-    result.data[s] = out_pointer<T>(maps[s]);
-    result.size[s] = size_of(maps[s]);
-  }
-  return result;
 }
 
 // The score maps, checked against each other and made dense.
@@ -147,21 +107,10 @@ inline Tensor check_logits(const char* op, const std::optional<Tensor>& logits, 
 }
 
 // The labels of N images, dense, as uint8 or int64: whatever else of integers they are becomes int64.
-inline Tensor check_labels(const char* op, const char* name, const Tensor& labels, at::Device device) {
+inline Tensor check_labels(const char* op, const char* name, const Tensor& labels) {
   TORCH_CHECK_VALUE(at::isIntegralType(labels.scalar_type(), /*includeBool=*/false), op, ": ", name,
                     " must be integers; got ", labels.scalar_type(), "; convert it with .to(torch.int64)");
-  TORCH_CHECK_VALUE(labels.device() == device, op, ": ", name, " must be on ", device, "; got ", labels.device(),
-                    "; move it with .to()");
   return labels.scalar_type() == at::kByte ? labels.contiguous() : labels.to(at::kLong).contiguous();
-}
-
-// Calls f with the pointer of labels that check_labels returned, of its element type.
-template <class F>
-void dispatch_labels(const Tensor& labels, const F& f) {
-  if (labels.scalar_type() == at::kByte)
-    f(labels.const_data_ptr<uint8_t>());
-  else
-    f(labels.const_data_ptr<int64_t>());
 }
 
 }  // namespace repro
