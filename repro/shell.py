@@ -32,7 +32,7 @@ def exit_code(
         interrupted: What to say after Ctrl-C.
 
     Returns:
-        What `call` returned; 2 after an error, which is one line on stderr; 130 where it was interrupted.
+        What `call` returned; 2 after an error, which is one line on stderr and its notes (`add_note`) below; 130 where it was interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         # A terminal that has no "±" shows "\xb1": a table that took hours is never lost to its encoding.
@@ -50,6 +50,8 @@ def exit_code(
         ours = isinstance(error, (ValueError, RuntimeError, OSError)) and not isinstance(error, RecursionError)
         kind = "" if ours else f"{type(error).__name__}: "
         print(f"error: {kind}{one_line(error)}", file=sys.stderr)
+        for note in getattr(error, "__notes__", []):  # what is too long for the line, such as where a file is obtained
+            print(f"  {note}", file=sys.stderr)
         return 2
 
 

@@ -89,11 +89,12 @@ def test_an_estimate_says_where_it_comes_from(tmp_path, rows):
     assert seconds == pytest.approx(120)
     speed = f"{row_flops(settings) / 60 / 1e9:.3g}"
     assert words == f"about 2 min at {speed} GFLOP/s ({folder}/table1/a)"
-    assert estimate(settings, [speed_of(tmp_path, "a", own / 8)], 1)[1].endswith(
-        "/a, a network 8 times smaller: rough)"
-    )
-    assert estimate(settings, [speed_of(tmp_path, "a", own * 8)], 1)[1].endswith("/a, a network 8 times larger: rough)")
-    assert estimate(settings, [], 1) == (None, "no record on this device: no estimate")
+    for size, word in ((own / 8, "8 times smaller"), (own * 8, "8 times larger")):
+        unknown = f"duration unknown: the nearest record on this device is of a network {word}"
+        assert estimate(settings, [speed_of(tmp_path, "a", size)], 1) == (None, unknown)
+    assert estimate(settings, [], 1) == (None, "duration unknown: no record on this device")
+    half = estimate(settings, [speed_of(tmp_path, "a", own)], 1, tested=0)[0]
+    assert half < estimate(settings, [speed_of(tmp_path, "a", own)], 1)[0]
     assert estimate(settings, [speed_of(tmp_path, "a", own)], 0)[0] == 0
 
 

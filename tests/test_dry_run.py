@@ -35,7 +35,7 @@ def test_rows_show_what_they_do_not_share(tiny, tmp_path):
     assert "  model.width = 0.03125" in lines
     (max2,) = (line for line in lines if line.startswith("  max2: 6 images, "))
     assert max2.endswith(
-        'PFLOP in all; no record on this device: no estimate; {"model.scales": [1, 0.5], "model.merge": "max", "model.extra_supervision": false}'
+        'PFLOP in all; duration unknown: no record on this device; {"model.scales": [1, 0.5], "model.merge": "max", "model.extra_supervision": false}'
     )
     assert not any(line.startswith("together") for line in lines)
 
@@ -70,3 +70,39 @@ def test_rows_that_do_not_run_are_named():
     idle = [row for row in plan.tables[0].rows if row.status != "run"]
     assert {row.status for row in idle} == {"planned", "quoted"}
     assert idle_lines(plan) == [f"table4 {row.id} does not run: {row.status}: {row.why}" for row in idle]
+
+
+def test_it_looks_at_data_and_weights_as_the_run_would(tiny, tmp_path, capsys):
+    def planned(*arguments):
+        code = main([*tiny, "--row", "baseline", "--dry-run", *arguments])
+        return code, *capsys.readouterr()
+
+    assert planned()[0] == 0
+    code, _, err = planned("--data-root", str(tmp_path / "none"))
+    assert code == 2
+    assert f"images and labels: {tmp_path}/none/JPEGImages/ and {tmp_path}/none/Labels/" in err
+    code, _, err = planned("--weights", "/nonexistent.caffemodel")
+    assert code == 2
+    assert err.startswith(
+        "error: weights: /nonexistent.caffemodel must exist; got no such file; give one as --weights\n  "
+    )
+    (tmp_path / "a.caffemodel").write_bytes(b"<html>404</html>")
+    code, _, err = planned("--weights", f"{tmp_path}/a.caffemodel")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_subset_is_costed_with_its_own_counts(tiny, tmp_path, capsys):
+    (tmp_path / "data" / "ImageSets" / "val.txt").write_text("val0\n")
+    assert main([*tiny, "--row", "baseline", "--dry-run"]) == 2
+    assert "val: must list 3 images as the protocol says; got 1; add --subset" in capsys.readouterr().err
+    assert main([*tiny, "--row", "baseline", "--dry-run", "--subset"]) == 0
+    out = capsys.readouterr().out
+    assert "data: 4 training and 1 test images; weights: none; deviates in data.num_val = 1, weights = none" in out
+    assert ", 1 tested, " in out
+
+
+def test_without_a_data_root_the_plan_says_that_nothing_was_looked_at(capsys):
+    assert main(["table3", "--row", "baseline", "--dry-run", "--device", "cpu"]) == 0
+    assert "data and weights were not looked at: no --data-root given" in capsys.readouterr().err

@@ -170,7 +170,7 @@ def test_a_data_sets_own_folder_serves_one_table(command, tmp_path, capsys):
     assert (
         main(["second", *command, "--data-root", str(tmp_path / "data" / "small"), "--out", str(tmp_path / "o")]) == 2
     )
-    last = capsys.readouterr().err.splitlines()[-1]
+    last = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
     assert last.startswith(
         f"error: {tmp_path}/data/small/large: must be the folder of this data set, for pre baseline; got no such folder;"
     )
@@ -191,7 +191,7 @@ def test_a_data_sets_own_folder_serves_one_table(command, tmp_path, capsys):
 def test_everything_is_checked_before_the_first_row_is_trained(command, tmp_path, capsys, harm, message):
     harm(tmp_path / "data")
     assert main(["all", *command]) == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert message in next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
     assert not list((tmp_path / "out").glob("*/*"))
 
 
@@ -214,7 +214,7 @@ def test_rows_belong_to_one_table(command, capsys):
 def test_all_needs_real_data(command, tmp_path, capsys):
     arguments = [argument for argument in command if argument not in ("--data-root", str(tmp_path / "data"))]
     assert main(["all", *arguments]) == 2
-    assert "--data-root must be given; got none; expected under DIR" in capsys.readouterr().err
+    assert "--data-root must be given; got none; name the data's folder" in capsys.readouterr().err
 
 
 def test_the_list_and_the_dry_run_of_all(command, tmp_path, capsys):

@@ -19,7 +19,7 @@ from repro.records.tables import as_markdown, as_text
 from repro.run.cost import row_flops
 from repro.run.dry_run import idle_lines, plan_lines
 from repro.run.inputs import Given
-from repro.run.jobs import Sources, table_records, train_all
+from repro.run.jobs import Sources, look_at_sources, table_records, train_all
 from repro.run.options import Options
 from repro.run.plan import Plan, list_lines, parse_shard, share, tables_of
 from repro.shell import check_writable, exit_code, log, one_line
@@ -82,7 +82,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="override a key of the protocol, e.g. solver.max_iter=200; solver.max_iter=0 evaluates --weights as they are",
     )
     add("--subset", action="store_true", help="declare that the lists hold a subset of the protocol's images")
-    add("--dry-run", action="store_true", help="print the resolved plan and its cost, and stop")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="look at data and weights, print the resolved plan and its cost, and stop",
+    )
     add("--traceback", action="store_true", help="show where an error comes from")
     options = parser.parse_args(arguments)
     if options.table is None and not options.list:
@@ -128,17 +132,23 @@ def run(arguments: argparse.Namespace) -> None:
         index, count = parse_shard(arguments.shard)
         jobs = share(jobs, index, count, lambda job: row_flops(job.row.settings))
         log(f"shard {index} of {count}: {len(jobs)} of {len(plan.jobs)} trainings")
+    given = Given(arguments.data_root, arguments.weights, arguments.subset)
     synthetic = all("synthetic" in job.row.settings for job in jobs)
     if arguments.dry_run:
         device, name = planned_device(arguments.device)
-        print("\n".join(plan_lines(plan, jobs, make_options(arguments, device, synthetic), name)))
+        options = make_options(arguments, device, synthetic)
+        # Without a data root there is nothing to look at yet; with one, what the run would refuse is refused now.
+        looked = synthetic or given.data_root is not None
+        found = look_at_sources(given, plan, jobs) if looked else None
+        print("\n".join(plan_lines(plan, jobs, options, name, found)))
+        if found is None:
+            log("data and weights were not looked at: no --data-root given")
         return
 
     options = make_options(arguments, choose_device(arguments.device, arguments.precision), synthetic)
     check_writable(options.out)
     for line in idle_lines(plan):
         log(line)
-    given = Given(arguments.data_root, arguments.weights, arguments.subset)
     sources = Sources(given, plan, jobs, options)
     found, waiting = train_all(plan, jobs, sources, options)
     draw_figures(plan, arguments, options)

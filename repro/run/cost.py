@@ -17,7 +17,7 @@ from repro.models import MultiScale, build
 from repro.records.store import read_record
 
 BACKWARD = 2  # a convolution's backward pass makes the forward's operations twice: for its input and for its weight
-FAR = 4.0  # a record of a network that many times smaller or larger says little
+FAR = 4.0  # a record of a network that many times smaller or larger says nothing of a duration
 
 
 @functools.cache
@@ -69,9 +69,9 @@ def flops(settings: dict[str, dict], train: int, test: int) -> float:
     return (1 + BACKWARD) * forward_flops(settings, "transform") * train + forward_flops(settings, "test") * test
 
 
-def row_flops(settings: dict[str, dict]) -> float:
-    """Counts the operations of a row as its protocol states it."""
-    return flops(settings, training_images(settings), test_images(settings))
+def row_flops(settings: dict[str, dict], tested: int | None = None) -> float:
+    """Counts the operations of a row as its protocol states it; `tested` images instead of the protocol's, where they were counted."""
+    return flops(settings, training_images(settings), test_images(settings) if tested is None else tested)
 
 
 @dataclass(frozen=True)
@@ -128,28 +128,27 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def estimate(settings: dict[str, dict], speeds: list[Speed], runs: int) -> tuple[float | None, str]:
+def estimate(
+    settings: dict[str, dict], speeds: list[Speed], runs: int, tested: int | None = None
+) -> tuple[float | None, str]:
     """Estimates how long a row takes.
 
     Args:
         settings: The row's.
         speeds: Of the device that is meant.
         runs: How many times the row still has to run.
+        tested: As for `row_flops`.
 
     Returns:
-        The seconds, or None where nothing was recorded; and the words that say where they come from.
+        The seconds, or None where nothing was recorded of a network of about this size; and the words that say where they come from.
     """
     speed = nearest(settings, speeds)
     if speed is None:
-        return None, "no record on this device: no estimate"
-    seconds = runs * row_flops(settings) / speed.flops_per_second
+        return None, "duration unknown: no record on this device"
     ratio = forward_flops(settings, "transform") / speed.image_flops
-    rough = ""
-    if ratio > FAR or ratio < 1 / FAR:
-        rough = (
-            f", a network {ratio:.3g} times smaller: rough"
-            if ratio > 1
-            else f", a network {1 / ratio:.3g} times larger: rough"
-        )
+    if not 1 / FAR <= ratio <= FAR:
+        size = f"{ratio:.3g} times smaller" if ratio > 1 else f"{1 / ratio:.3g} times larger"
+        return None, f"duration unknown: the nearest record on this device is of a network {size}"
+    seconds = runs * row_flops(settings, tested) / speed.flops_per_second
     source = "/".join(speed.source.parts[-3:])
-    return seconds, f"about {duration(seconds)} at {speed.flops_per_second / 1e9:.3g} GFLOP/s ({source}{rough})"
+    return seconds, f"about {duration(seconds)} at {speed.flops_per_second / 1e9:.3g} GFLOP/s ({source})"

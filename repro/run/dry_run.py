@@ -1,13 +1,14 @@
-"""What --dry-run prints: the resolved settings of every row, and what it costs. Needs neither data nor a GPU."""
+"""What --dry-run prints: the resolved settings of every row, what it reads, and what it costs. Starts no GPU."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from repro.protocol import PROTOCOLS, Row
 from repro.records.store import record_path
 from repro.run.cost import duration, estimate, forward_flops, recorded_speeds, row_flops, test_images, training_images
+from repro.run.inputs import Inputs, source_key
 from repro.run.options import Options
 from repro.run.plan import Job, Plan
 
@@ -33,7 +34,21 @@ def _shared(rows: Sequence[Row]) -> list[tuple[str, str]]:
     ]
 
 
-def plan_lines(plan: Plan, jobs: list[Job], options: Options, device_name: str) -> list[str]:
+def _source_lines(sources: Mapping[str, Inputs]) -> list[str]:
+    """Says what was found of data and weights, each once."""
+    lines = []
+    for inputs in sources.values():
+        data = f"{len(inputs.train)} training and {len(inputs.val)} test images" if inputs.val else "drawn when it runs"
+        deviates = ", ".join(f"{key} = {value}" for key, value in inputs.deviates.items())
+        lines.append(
+            f"data: {data}; weights: {inputs.weights or 'none'}" + (f"; deviates in {deviates}" if deviates else "")
+        )
+    return list(dict.fromkeys(lines))
+
+
+def plan_lines(
+    plan: Plan, jobs: list[Job], options: Options, device_name: str, found: Mapping[str, Inputs] | None = None
+) -> list[str]:
     """Lays a plan out, table by table.
 
     Args:
@@ -41,12 +56,15 @@ def plan_lines(plan: Plan, jobs: list[Job], options: Options, device_name: str) 
         jobs: Of this machine.
         options: How the jobs would run.
         device_name: As in records.
+        found: What the jobs would read, by `source_key`, as far as it was looked at.
     """
     lines = [f"{protocol.name}: {protocol.title}" for protocol in plan.tables]
     lines.append(
         f"{len({job.key[:2] for job in jobs})} rows, {len(jobs)} trainings; records under {options.out}; "
         f"device {options.compute.device} ({device_name or 'of unknown name'}), {options.compute.precision}"
     )
+    sources = found or {}
+    lines += _source_lines(sources)
     speeds = recorded_speeds([options.out, PROTOCOLS / "measured"], device_name, options.compute.precision)
     total = 0.0
     unknown = False
@@ -63,12 +81,14 @@ def plan_lines(plan: Plan, jobs: list[Job], options: Options, device_name: str) 
             settings = found[0].row.settings
             own = {f"{s}.{k}": v for s, section in settings.items() for k, v in section.items() if (s, k) not in shared}
             recorded = sum(record_path(options.out, *job.key).exists() for job in found)
-            seconds, words = estimate(settings, speeds, len(found) - recorded)
+            inputs = sources.get(source_key(found[0].row))
+            tested = len(inputs.val) if inputs and inputs.val else test_images(settings)
+            seconds, words = estimate(settings, speeds, len(found) - recorded, tested)
             total += seconds or 0.0
             unknown |= seconds is None
             lines.append(
                 f"  {row_id}: {training_images(settings)} images, {forward_flops(settings, 'transform') / 1e9:.3g} GFLOP forward each, "
-                f"{test_images(settings)} tested, {row_flops(settings) * len(found) / 1e15:.3g} PFLOP in all"
+                f"{tested} tested, {row_flops(settings, tested) * len(found) / 1e15:.3g} PFLOP in all"
                 f"{f', {recorded} of {len(found)} recorded' if recorded else ''}; {words}; {json.dumps(own)}"
             )
     if not unknown:

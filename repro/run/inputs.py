@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import caffe_weights
+from caffe_weights.files.checksum import known_sources
 from repro.data.lists import Item, check_items, fingerprint, read_items
 from repro.data.synthetic.cache import draw_data
 from repro.files import write_json
@@ -88,15 +89,27 @@ def tested_list(settings: dict[str, dict]) -> tuple[str, int, str | None]:
     return data["val_list"], data["num_val"], data["labels"]
 
 
-def expected_files(row: Row, data_root: Path | None) -> str:
-    """Says in one line which files a row needs, where, and how they are obtained."""
+def missing(message: str, row: Row, data_root: Path | None) -> FileNotFoundError:
+    """Makes the error of a missing file: one line, and notes that say which files a row needs, where, and how they are obtained."""
+    error = FileNotFoundError(message)
+    for note in expected_files(row, data_root):
+        error.add_note(note)
+    return error
+
+
+def expected_files(row: Row, data_root: Path | None) -> list[str]:
+    """Says in a few lines which files a row needs, where they are expected, and how they are obtained."""
     data, weights = row.settings["data"], row.settings["weights"]
     root = data_root if data_root is not None else "DIR"
     tested, num_tested, _ = tested_list(row.settings)
-    return (
-        f"expected under {root}: {data['images']}/, {data['labels']}/ and the lists {data['train_list']}.txt ({data['num_train']}) and {tested}.txt "
-        f"({num_tested}) in ImageSets/ or list/ [{data['obtain']}]; expected for --weights: {weights['file']} [{weights['obtain']}; addresses in caffe_weights/sources.toml]"
-    )
+    known = known_sources().get(weights["file"])
+    return [
+        f"images and labels: {root}/{data['images']}/ and {root}/{data['labels']}/",
+        f"lists: {data['train_list']}.txt ({data['num_train']} images) and {tested}.txt ({num_tested}) in {root}/ImageSets/ or {root}/list/",
+        f"obtained: {data['obtain']}",
+        f"weights: {root}/{weights['file']}, or --weights FILE",
+        f"obtained: {weights['obtain']}" + (f"; {known.url}" if known else ""),
+    ]
 
 
 def find_weights(row: Row, roots: list[Path], given: str | None) -> Path | None:
@@ -117,8 +130,10 @@ def find_weights(row: Row, roots: list[Path], given: str | None) -> Path | None:
     for place in places:
         if place.is_file():
             return place
-    raise FileNotFoundError(
-        f"weights: {' or '.join(map(str, places))} must exist; got no such file; {expected_files(row, roots[0] if roots else None)}"
+    raise missing(
+        f"weights: {' or '.join(map(str, places))} must exist; got no such file; give one as --weights",
+        row,
+        roots[0] if roots else None,
     )
 
 
@@ -140,7 +155,7 @@ def read_lists(row: Row, data_root: Path, subset: bool) -> tuple[list[Item], lis
         try:
             items = read_items(data_root, name, data["images"], labels)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}; {expected_files(row, data_root)}") from error
+            raise missing(str(error), row, data_root) from error
         if len(items) != number:
             if not subset:
                 raise ValueError(
@@ -178,45 +193,62 @@ def check_once(items: list[Item], data_sha256: str, row: Row, options: Options) 
     write_json(marker, state)
 
 
-def prepare(job: Job, given: Given, options: Options) -> Inputs:
-    """Finds and checks everything that a row reads, and all rows of the same `source_key`.
+def find(job: Job, given: Given) -> Inputs:
+    """Finds what a row reads: lists, images, labels and weights must be there; none is decoded, nothing is drawn or written.
 
     Args:
         job: Of which row. Where its weights come from a stage they are left open, to be put in by `Inputs.after_stage`.
+        given: What the command says.
+
+    Returns:
+        The inputs without fingerprints; of synthetic data the lists are still empty.
+
+    Raises:
+        FileNotFoundError, ValueError: Something is missing or unusable.
+    """
+    row, data_root = job.row, given.data_root
+    if data_root is None and "synthetic" not in row.settings:
+        raise missing(f"{job.protocol.name}: --data-root must be given; got none; name the data's folder", row, None)
+    roots = [data_root] if data_root is not None else []
+    if data_root is not None and given.several and not (data_root / row.dataset).is_dir():
+        place = data_root / row.dataset
+        raise missing(
+            f"{place}: must be the folder of this data set, for {job.protocol.name} {row.id}; got no such folder; put it there",
+            row,
+            place,
+        )
+    if data_root is not None:
+        data_root = dataset_root(data_root, row.dataset, given.several)
+        roots = list(dict.fromkeys([data_root, *roots]))
+    staged = stage_of(row) is not None
+    weights = None if staged else find_weights(row, roots, given.weights)
+    train, val, deviates = read_lists(row, data_root, given.subset) if data_root is not None else ([], [], {})
+    if weights is None:
+        deviates |= {} if staged else {"weights": "none"}
+    elif weights.name != Path(row.settings["weights"]["file"]).name:
+        deviates["weights.file"] = weights.name
+    return Inputs(train, val, "", weights, None, deviates)
+
+
+def prepare(job: Job, given: Given, options: Options) -> Inputs:
+    """Finds and checks everything that a row reads, and all rows of the same `source_key`; synthetic data are drawn.
+
+    Args:
+        job: As for `find`.
         given: What the command says.
         options: How to run; its output folder remembers which data were checked.
 
     Raises:
         FileNotFoundError, ValueError: Something is missing or unusable; nothing was trained.
     """
-    row, data_root = job.row, given.data_root
-    if data_root is None and "synthetic" not in row.settings:
-        raise FileNotFoundError(
-            f"{job.protocol.name}: --data-root must be given; got none; {expected_files(row, None)}"
-        )
-    staged = stage_of(row) is not None
-    roots = [data_root] if data_root is not None else []
-    if data_root is not None and given.several and not (data_root / row.dataset).is_dir():
-        raise FileNotFoundError(
-            f"{data_root / row.dataset}: must be the folder of this data set, for {job.protocol.name} {row.id}; got no such folder; {expected_files(row, data_root / row.dataset)}"
-        )
-    if data_root is not None:
-        data_root = dataset_root(data_root, row.dataset, given.several)
-        roots = list(dict.fromkeys([data_root, *roots]))
-    weights_path = None if staged else find_weights(row, roots, given.weights)
-    if data_root is None:
-        data_root = draw_data(row.settings)
-    train, val, deviates = read_lists(row, data_root, given.subset)
-    data_sha256 = hashlib.sha256((fingerprint(train) + fingerprint(val)).encode()).hexdigest()
-    check_once(train + val, data_sha256, row, options)
-    sha256 = None
-    if weights_path is None:
-        deviates |= {} if staged else {"weights": "none"}
-    else:
-        sha256 = caffe_weights.sha256(weights_path)
-        if weights_path.name != Path(row.settings["weights"]["file"]).name:
-            deviates["weights.file"] = weights_path.name
-    return Inputs(train, val, data_sha256, weights_path, sha256, deviates)
+    found = find(job, given)
+    if given.data_root is None:
+        train, val, deviates = read_lists(job.row, draw_data(job.row.settings), given.subset)
+        found = replace(found, train=train, val=val, deviates=found.deviates | deviates)
+    data_sha256 = hashlib.sha256((fingerprint(found.train) + fingerprint(found.val)).encode()).hexdigest()
+    check_once(found.train + found.val, data_sha256, job.row, options)
+    weights_sha256 = caffe_weights.sha256(found.weights) if found.weights else None
+    return replace(found, data_sha256=data_sha256, weights_sha256=weights_sha256)
 
 
 def source_key(row: Row) -> str:

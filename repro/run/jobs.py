@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 from repro.models import MultiScale, build
 from repro.models.weights import KEEPS_FILLER
 from repro.protocol import Protocol
 from repro.records.tables import Records, per_class_line, records_of
-from repro.run.inputs import Given, Inputs, load_weights, prepare, source_key
+from repro.run.inputs import Given, Inputs, find, load_weights, prepare, source_key
 from repro.run.options import Options
 from repro.run.plan import Job, Plan
 from repro.run.row import existing_record, run_row
@@ -34,19 +35,8 @@ class Sources:
 
     def __init__(self, given: Given, plan: Plan, jobs: list[Job], options: Options):
         self._plan, self._out = plan, options.out
-        self._prepared: dict[str, Inputs] = {}
-        given = replace(given, several=len({job.row.dataset for job in plan.jobs}) > 1)
-        for job in jobs:
-            if source_key(job.row) not in self._prepared:
-                self._prepared[source_key(job.row)] = prepare(job, given, options)
-        # A wrong setting of the last row, or a foreign caffemodel, shall be found before the first row is trained.
-        for job in {job.key[:2]: job for job in jobs}.values():
-            network = _network(job)
-            if stage_of(job.row):
-                _check_stage(plan.stage_job(job.row), job, network)
-            else:
-                found = self._prepared[source_key(job.row)].weights
-                load_weights(network, found, complete=job.row.settings["solver"]["max_iter"] == 0)
+        self._prepared = _by_source(given, plan, jobs, lambda job, given: prepare(job, given, options))
+        check_weights(plan, jobs, self._prepared)
 
     def of(self, job: Job, found: Found) -> Inputs | None:
         """Gives what a job reads; None where that was not prepared, or comes from a stage that is not recorded.
@@ -60,6 +50,47 @@ class Sources:
             return inputs
         record = found.get(self._plan.stage_job(job.row).key)
         return inputs.after_stage(stage_weights(record, self._out), record["deviates"]) if record else None
+
+
+def look_at_sources(given: Given, plan: Plan, jobs: list[Job]) -> dict[str, Inputs]:
+    """Looks at data and weights as a run would, but for decoding the images: for a plan that is only printed.
+
+    Args:
+        given, plan, jobs: As for `Sources`.
+
+    Returns:
+        What was found, by `source_key`.
+
+    Raises:
+        FileNotFoundError, ValueError: As for `Sources`.
+    """
+    found = _by_source(given, plan, jobs, find)
+    check_weights(plan, jobs, found)
+    return found
+
+
+def _by_source(given: Given, plan: Plan, jobs: list[Job], look: Callable[[Job, Given], Inputs]) -> dict[str, Inputs]:
+    given = replace(given, several=len({job.row.dataset for job in plan.jobs}) > 1)
+    found: dict[str, Inputs] = {}
+    for job in jobs:
+        if source_key(job.row) not in found:
+            found[source_key(job.row)] = look(job, given)
+    return found
+
+
+def check_weights(plan: Plan, jobs: list[Job], found: dict[str, Inputs]) -> None:
+    """Sees that every row's network can be built and its weights fit: a wrong setting of the last row shall be found before the first is trained.
+
+    Raises:
+        ValueError: A setting is wrong, or weights do not fit.
+    """
+    for job in {job.key[:2]: job for job in jobs}.values():
+        network = _network(job)
+        if stage_of(job.row):
+            _check_stage(plan.stage_job(job.row), job, network)
+        else:
+            complete = job.row.settings["solver"]["max_iter"] == 0
+            load_weights(network, found[source_key(job.row)].weights, complete)
 
 
 def _network(job: Job) -> MultiScale:
