@@ -14,6 +14,8 @@ from repro.ops import interp
 from repro.solver import learning_rate
 
 STEPS = 10
+# In whose ten steps Caffe's float32 run decided a near-tie otherwise than its float64 run: the test proves the list.
+CAFFE_TIED = ("avg2_e", "att2", "att2_e")
 
 
 @pytest.fixture(params=["gemm", "onednn"])
@@ -26,9 +28,9 @@ def convolution(request):
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def run(request):
-    """Ten steps of a variant: our float64 results with the bounds of float32, and Caffe's file."""
+    """A variant's name, its ten steps: our float64 results with the bounds of float32, and Caffe's file."""
     variant = request.param
-    return Truth(solver_run(variant, STEPS)), golden(f"net_thin_{variant}.npz")
+    return variant, Truth(solver_run(variant, STEPS)), golden(f"net_thin_{variant}.npz")
 
 
 def caffe_steps(expected: dict, steps: int, suffix: str = "") -> list[dict]:
@@ -46,7 +48,7 @@ def caffe_steps(expected: dict, steps: int, suffix: str = "") -> list[dict]:
 
 
 def test_float64_is_caffes(run, device):
-    truth, expected = run
+    _, truth, expected = run
     caffe = caffe_steps(expected, STEPS, "_f64")
     truth.assert_is_caffes(caffe, device)
     assert list(truth.steps[1].forward) == expected["loss_names"].tolist()
@@ -64,15 +66,20 @@ def test_caffes_float64_is_kept_of_every_map_and_gradient_of_two_variants():
 
 
 def test_caffes_float32_is_near_it(run):
-    truth, expected = run
+    variant, truth, expected = run
     caffe = caffe_steps(expected, STEPS)
     assert {name for name in caffe[0] if name.startswith("grad/")} == set(truth.steps[0].backward)
     assert len(caffe[-1]) == len(expected["loss_names"]) + len(truth.steps[0].backward)
-    truth.assert_holds_caffes_float32(caffe)
+    tied = variant in CAFFE_TIED
+    truth.assert_holds_caffes_float32([caffe[0], *[{}] * (STEPS - 1)] if tied else caffe, truth.bounds)
+    if tied:
+        with pytest.raises(AssertionError, match="of Caffe: error"):
+            truth.assert_holds_caffes_float32(caffe, truth.bounds)
+        truth.assert_holds_caffes_float32(caffe, truth.free_bounds)
 
 
 def test_float32_is_near_it(run, device, convolution):
-    run[0].assert_holds_float32(device)
+    run[1].assert_holds_float32(device)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -105,7 +112,9 @@ def test_test_phase_is_caffes(test_phase, device):
     assert "fc8_fusion" in kept
     truth.assert_is_caffes([{name: expected[f"{name}_f64"] for name in kept}], device)
     argmax = torch.tensor(expected.pop("argmax")).long()[:, None]
-    truth.assert_holds_caffes_float32([{name: expected[name] for name in expected if not name.endswith("_f64")}])
+    truth.assert_holds_caffes_float32(
+        [{name: expected[name] for name in expected if not name.endswith("_f64")}], truth.bounds
+    )
     large = truth.steps[0].forward["fc8_fusion_interp"]
     behind = large.amax(1, keepdim=True) - large.gather(1, argmax)
     assert behind.max() <= 2 * truth.bounds["fc8_fusion_interp"]  # a near-tie of two classes
@@ -138,7 +147,8 @@ def test_dropout_replays_caffes_masks(device):
         name: expected[f"step0/{name}"] for name in ("fc8", "fc8_res075", "fc8_res05", "fc8_fusion", "attention")
     }
     assert len(caffe[-1]) == 4 + 36
-    truth.assert_holds_caffes_float32(caffe)
+    truth.assert_holds_caffes_float32([*caffe[:2], {}], truth.bounds)
+    truth.assert_holds_caffes_float32(caffe, truth.free_bounds)  # its parameters show a near-tie decided otherwise
     truth.assert_holds_float32(device)
 
 
@@ -178,17 +188,17 @@ def test_full_width_is_caffes():
             backward[f"grad_257/{name}"] = gradient[np.linspace(0, len(gradient) - 1, 257).astype(np.int64)]
         return [Step(detached(maps | terms), backward)]
 
-    truth = Truth(compute)
-    names = [
-        name
-        for name in expected
-        if name.startswith(("loss_", "loss", "fc8", "attention", "grad_")) and name != "loss_names"
+    truth = Truth(compute, samples=1)
+    kept = [
+        name for name in expected if name.startswith(("loss", "fc8", "attention", "grad_")) and name != "loss_names"
     ]
-    truth.assert_is_caffes([{name.removesuffix("_f64"): expected[name] for name in names if name.endswith("_f64")}])
-    truth.assert_holds_float32()
-    # Caffe's float32 run decided near-ties otherwise, which moves its gradients.
-    truth.bounds.update(truth.free_bounds)
-    truth.assert_holds_caffes_float32([{name: expected[name] for name in names if not name.endswith("_f64")}])
+    exact = {name.removesuffix("_f64"): expected[name] for name in kept if name.endswith("_f64")}
+    assert len(exact) == 4 + 2 + 2 * 36
+    truth.assert_is_caffes([exact])
+    # The rest is kept of Caffe's float32 run alone, which decided near-ties otherwise.
+    rounded = {name: expected[name] for name in kept if not name.endswith("_f64") and name not in exact}
+    assert len(rounded) > 3
+    truth.assert_holds_caffes_float32([rounded], truth.free_bounds)
 
 
 def test_full_width_has_the_papers_parameters():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from conftest import golden
@@ -43,13 +45,19 @@ VARIANTS = [
 ]
 
 
+@cache
+def inputs() -> dict[str, np.ndarray]:
+    """Reads what all variants share."""
+    return golden("net_thin_common.npz")
+
+
 def thin_network(variant: str, dtype: torch.dtype, device: str = "cpu", dropout_ratio: float = 0.0) -> MultiScale:
     """Builds the network of a variant such as att3_e, with Caffe's initial parameters."""
     kind, scales = (variant, [1]) if variant == "base" else (variant[:3], SCALES[variant[3]])
     network = build(
         MODEL | {"merge": MERGES[kind], "scales": scales, "dropout_ratio": dropout_ratio}, num_classes=7, seed=0
     )
-    common = golden("net_thin_common.npz")
+    common = inputs()
     for name, layer in network.convolutions().items():
         key = f"params/{name}_s{len(scales)}" if name.startswith("att_") else f"params/{name}"
         with torch.no_grad():
@@ -60,17 +68,17 @@ def thin_network(variant: str, dtype: torch.dtype, device: str = "cpu", dropout_
 
 def batch(t: int, dtype: torch.dtype, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the images minus the mean (2, 3, 97, 97) and the labels (2, 97, 97) of step t."""
-    common = golden("net_thin_common.npz")
+    common = inputs()
     data = common["images_u8"][t % 3].astype(np.float32) - common["mean_bgr"].astype(np.float32)[None, :, None, None]
     labels = torch.tensor(common["labels_u8"][t % 3][:, 0], device=device)
     return torch.tensor(data).to(device=device, dtype=dtype), labels
 
 
-def thin_solver(network: MultiScale) -> Solver:
-    """Makes the solver of net_thin_solver.prototxt."""
+def thin_solver(network: MultiScale, **changes) -> Solver:
+    """Makes the solver of net_thin_solver.prototxt, but for the changes of its keys."""
     layers = network.convolutions()
     lr_mult = {name: (10, 20) if name == "fc8" or name.startswith("att_") else (1, 2) for name in layers}
-    return Solver(layers, SOLVER, lr_mult, (1, 0))
+    return Solver(layers, SOLVER | changes, lr_mult, (1, 0))
 
 
 def run_network(
@@ -100,18 +108,18 @@ def detached(tensors: dict[str, torch.Tensor], prefix: str = "") -> dict[str, to
     return {prefix + name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def solver_run(variant: str, steps: int, make=thin_network, before_step=lambda network: None) -> Compute:
+def solver_run(variant: str, steps: int, make=None, before_step=lambda network: None) -> Compute:
     """Describes a run of the solver: maps and gradients of step 0, losses of every step, parameters after the last.
 
     Args:
         variant: Of the network.
         steps: How many.
-        make: Builds the network from variant, dtype and device.
+        make: Builds the network from variant, dtype and device; `thin_network` by default.
         before_step: Called with the network before each step's forward pass.
     """
 
     def compute(dtype, device, arithmetic):
-        network = make(variant, dtype, device)
+        network = (make or thin_network)(variant, dtype, device)
         solver, parameters, result = thin_solver(network), blobs(network), []
         with arithmetic:
             for t in range(steps):
