@@ -1,4 +1,4 @@
-"""What every test shares: the golden data, the error measure, and one rule of tolerance."""
+"""What every test shares: the golden data, the error measure, and the rule of tolerance for our own operators (tests/float_rule.py has the other)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def assert_as_exact_as_reference(actual, reference32, reference64, floor: float 
     assert_close(actual, reference64, 2 * relative_error(reference32, reference64) + floor, what)
 
 
-torch.set_num_threads(1)  # the tests' tensors are small; tests of threading set their own number
+# The tests' tensors are small; tests of threading set their own number, tests/matrix.py sets several.
+torch.set_num_threads(int(os.environ.get("REPRO_TEST_THREADS", "1")))
+# TF32 keeps 10 bits of a factor: on a GPU, float32 means float32 here.
+torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @pytest.fixture(autouse=True)

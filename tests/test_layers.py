@@ -3,45 +3,55 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close, golden
+from conftest import assert_as_exact_as_reference, assert_close, golden
+from float_rule import Step, Truth, U
 
 from repro.models.layers import Dropout, ave_pool, convolution, fill, max_pool
 
 CONV, POOLING = golden("conv.npz"), golden("pooling.npz")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("case", CONV["case_names"].tolist())
-def test_convolution_equals_caffe(case, dtype, device):
-    suffix = "" if dtype == torch.float32 else "_f64"
+def test_convolution_equals_caffe(case, device):
     kernel, pad, dilation = (int(v) for v in CONV[f"{case}/params"])
-    n_out, n_in = CONV[f"{case}/w"].shape[:2]
-    layer = convolution(n_in, n_out, kernel, dilation).to(device=device, dtype=dtype)
-    assert layer.padding == (pad, pad)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor(CONV[f"{case}/w"]))
-        layer.bias.copy_(torch.tensor(CONV[f"{case}/b"]))
-    x = torch.tensor(CONV[f"{case}/x"]).to(device=device, dtype=dtype).requires_grad_()
-    y = layer(x)
-    y.backward(torch.tensor(CONV[f"{case}/dy"]).to(y))
-    for name, value, caffe_error in (
-        ("y", y, 1.1e-07),
-        ("dx", x.grad, 1.1e-07),
-        ("dw", layer.weight.grad, 3.3e-07),
-        ("db", layer.bias.grad, 1.5e-07),
-    ):
-        assert_close(value, CONV[f"{case}/{name}{suffix}"], 1e-10 if suffix else 3 * caffe_error, name)
+    x, w, b, dy = (torch.tensor(CONV[f"{case}/{name}"]) for name in ("x", "w", "b", "dy"))
+
+    def compute(dtype, device, arithmetic):
+        layer = convolution(w.shape[1], w.shape[0], kernel, dilation).to(device=device, dtype=dtype)
+        assert layer.padding == (pad, pad)
+        with torch.no_grad():
+            layer.weight.copy_(w)
+            layer.bias.copy_(b)
+        leaf = x.to(device=device, dtype=dtype, copy=True).requires_grad_()
+        with arithmetic:
+            y = layer(leaf)
+            y.backward(dy.to(y))
+        return [Step({"y": y.detach()}, {"dx": leaf.grad, "dw": layer.weight.grad, "db": layer.bias.grad})]
+
+    truth = Truth(compute)
+    truth.assert_is_caffes([{name: CONV[f"{case}/{name}_f64"] for name in truth.bounds}], device)
+    truth.assert_holds_caffes_float32([{name: CONV[f"{case}/{name}"] for name in truth.bounds}], truth.bounds)
+    truth.assert_holds_float32(device)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("case", POOLING["case_names"].tolist())
 def test_pooling_equals_caffe(case, memory_format, device):
     _, stride, _, is_average = (int(v) for v in POOLING[f"{case}/params"])
-    x = torch.tensor(POOLING[f"{case}/x"]).to(device).contiguous(memory_format=memory_format).requires_grad_()
-    y = ave_pool(x) if is_average else max_pool(x, stride)
-    y.backward(torch.tensor(POOLING[f"{case}/dy"]).to(y))
-    assert_close(y, POOLING[f"{case}/y"], 3 * 7.4e-08, "y")
-    assert_close(x.grad, POOLING[f"{case}/dx"], 3 * (1.1e-07 if is_average else 8.9e-08), "dx")
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor(POOLING[f"{case}/x"]).to(device, dtype).contiguous(memory_format=memory_format)
+        x.requires_grad_()
+        y = ave_pool(x) if is_average else max_pool(x, stride)
+        y.backward(torch.tensor(POOLING[f"{case}/dy"]).to(y))
+        results.append({"y": y, "dx": x.grad})
+    for name, exact in results[1].items():
+        caffe = POOLING[f"{case}/{name}"]
+        assert_as_exact_as_reference(results[0][name], caffe, exact, what=name)
+        assert_close(exact, POOLING.get(f"{case}/{name}_f64", exact), 1e-10, name)
+        assert_close(exact, caffe, 9 * U, name)  # at most nine terms
+    if not is_average:
+        assert np.array_equal(results[0]["y"].detach().cpu().numpy(), POOLING[f"{case}/y"])
 
 
 def test_dropout_scales_what_it_keeps_and_rests_at_test():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close, golden
+from conftest import golden
+from float_rule import Step, Truth, U
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,12 +24,6 @@ TABLE = {
     "clip_gradients": 0.0,
 }
 RUNS = {"step_iter1": ("step", 1), "step_iter3": ("step", 3), "poly_iter1": ("poly", 1)}
-# Between Caffe's float32 and float64 runs, as tests/golden/README.md states.
-ERRORS = {
-    "step_iter1": {"params": 2.6e-07, "history": 2.0e-07, "grad_sum": 1.8e-07},
-    "step_iter3": {"params": 1.8e-07, "history": 1.7e-07, "grad_sum": 1.5e-07},
-    "poly_iter1": {"params": 1.7e-07, "history": 1.7e-07, "grad_sum": 1.6e-07},
-}
 
 
 class Net(nn.Module):
@@ -44,55 +39,59 @@ class Net(nn.Module):
         return self.fc8(F.relu(self.conv2(F.relu(self.conv1(x)))))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("run", RUNS)
-def test_twenty_steps_equal_caffe(run, dtype, device):
-    suffix = "" if dtype == torch.float32 else "_f64"
+def test_twenty_steps_equal_caffe(run, device):
     policy, iter_size = RUNS[run]
-    net = Net().to(device=device, dtype=dtype)
-    layers = dict(net.named_children())
-    with torch.no_grad():
-        for name, layer in layers.items():
-            layer.weight.copy_(torch.tensor(CAFFE[f"init/{name}/w"]))
-            layer.bias.copy_(torch.tensor(CAFFE[f"init/{name}/b"]))
-    solver = Solver(
-        layers,
-        TABLE | {"lr_policy": policy, "iter_size": iter_size},
-        {"conv1": (1, 2), "conv2": (1, 2), "fc8": (10, 20)},
-        (1, 0),
-    )
+    table = TABLE | {"lr_policy": policy, "iter_size": iter_size}
 
-    got: dict[str, list] = {}
+    def compute(dtype, device, arithmetic):
+        net = Net().to(device=device, dtype=dtype)
+        layers = dict(net.named_children())
+        with torch.no_grad():
+            for name, layer in layers.items():
+                layer.weight.copy_(torch.tensor(CAFFE[f"init/{name}/w"]))
+                layer.bias.copy_(torch.tensor(CAFFE[f"init/{name}/b"]))
+        solver = Solver(layers, table, {"conv1": (1, 2), "conv2": (1, 2), "fc8": (10, 20)}, (1, 0))
+        steps = []
+        with arithmetic:
+            for step in range(20):
+                solver.zero_grad()
+                micro = []
+                for t in range(step * iter_size, (step + 1) * iter_size):
+                    data = torch.tensor(CAFFE["data"][t]).to(device=device, dtype=dtype)
+                    labels = torch.tensor(CAFFE["label"][t][:, 0]).to(device).to(torch.uint8)
+                    micro.append(segmentation_loss(net(data), labels, 1))
+                    micro[-1].backward()
+                backward = named("grad_sum", {name: p.grad for name, p in net.named_parameters()})
+                assert solver.step() == learning_rate(table, step)
+                backward |= named("history", solver.history)
+                arithmetic.end_step(net.parameters())
+                backward |= named("params", dict(net.named_parameters()))
+                steps.append(Step({"loss_micro": torch.stack(micro).detach()}, backward))
+        return steps
 
-    def keep(what, tensors):
-        for name, tensor in tensors.items():
-            layer, blob = name.split(".")
-            got.setdefault(f"{what}/{layer}/{blob[0]}", []).append(tensor.detach().cpu().numpy().copy())
+    truth = Truth(compute)
+    names = list(truth.bounds)
+    assert len(names) == 1 + 3 * 6
+    assert sum(f"{run}/{name}_f64" in CAFFE for name in names) == 1 + 6  # twins are kept of losses and parameters
+    for suffix, check in (("_f64", truth.assert_is_caffes), ("", truth.assert_holds_caffes_float32)):
+        kept = {name: CAFFE[f"{run}/{name}{suffix}"] for name in names if f"{run}/{name}{suffix}" in CAFFE}
+        caffe = [{name: arrays[t] for name, arrays in kept.items()} for t in range(20)]
+        check(caffe, device if suffix else truth.bounds)
+    truth.assert_holds_float32(device)
 
-    micro, rates = [], []
-    for step in range(20):
-        solver.zero_grad()
-        micro.append([])
-        for t in range(step * iter_size, (step + 1) * iter_size):
-            data = torch.tensor(CAFFE["data"][t]).to(device=device, dtype=dtype)
-            loss = segmentation_loss(net(data), torch.tensor(CAFFE["label"][t][:, 0]).to(device).to(torch.uint8), 1)
-            loss.backward()
-            micro[-1].append(loss.item())
-        keep("grad_sum", {name: parameter.grad for name, parameter in net.named_parameters()})
-        rates.append(solver.step())
-        keep("history", solver.history)
-        keep("params", dict(net.named_parameters()))
-    assert_close(micro, CAFFE[f"{run}/loss_micro{suffix}"], 1e-10 if suffix else 3 * 4.2e-07, "loss_micro")
-    assert_close(rates, CAFFE[f"{run}/lr{suffix}"], 1e-10 if suffix else 3 * 4.6e-08, "lr")
-    compared = [name for name in got if f"{run}/{name}{suffix}" in CAFFE]
-    assert len(compared) == (6 if suffix else len(got))  # float64 twins are kept of the parameters
-    for name in compared:
-        assert_close(
-            np.stack(got[name]),
-            CAFFE[f"{run}/{name}{suffix}"],
-            1e-10 if suffix else 3 * ERRORS[run][name.split("/")[0]],
-            name,
-        )
+
+def named(what, tensors):
+    """Copies tensors under the golden data's names: params/conv1/w."""
+    return {f"{what}/{name.split('.')[0]}/{name.split('.')[1][0]}": t.detach().clone() for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_rates_are_caffes_to_the_last_bit(run):
+    table = TABLE | {"lr_policy": RUNS[run][0]}
+    rates = np.array([learning_rate(table, step) for step in range(20)])
+    assert np.array_equal(rates, CAFFE[f"{run}/lr_f64"])
+    assert np.abs(rates - CAFFE[f"{run}/lr"]).max() <= U * rates[0]
 
 
 def test_rates_by_hand():

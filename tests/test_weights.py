@@ -7,15 +7,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, assert_close
+from conftest import GOLDEN
+from float_rule import Step, Truth
+from thin_network import blobs, detached, run_network, thin_solver
 
 import caffe_weights
 from repro.models.attention import Attention
 from repro.models.largefov import LargeFOV
 from repro.models.multiscale import MultiScale
 from repro.models.weights import convolutions, load_caffemodel, parameters, save_caffemodel
-from repro.solver.loss import losses
-from repro.solver.sgd import Solver
 
 HERE = Path(__file__).parent / "golden/weights"
 THIN = HERE / "thin_iter_4.caffemodel"
@@ -267,9 +267,9 @@ def test_legacy_blobs_fit(tmp_path):
     from caffe_proto import MESSAGES, fill_blob
 
     net = MESSAGES["NetParameter"](name="v1")
-    for name, (_, blobs) in thin_layers().items():
+    for name, (_, arrays) in thin_layers().items():
         layer = net.layers.add(name=name, type=4)
-        for blob in blobs:
+        for blob in arrays:
             fill_blob(layer.blobs.add(), blob, legacy=True)
     path = tmp_path / "v1.caffemodel"
     path.write_bytes(net.SerializeToString())
@@ -307,23 +307,6 @@ def test_names_must_be_unique():
         convolutions(pair)
 
 
-def thin_solver(net: MultiScale) -> Solver:
-    solver = {
-        "base_lr": 1e-3,
-        "lr_policy": "step",
-        "gamma": 0.1,
-        "stepsize": 3,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "iter_size": 1,
-        "clip_gradients": 0,
-    }
-    layers = convolutions(net)
-    return Solver(
-        layers, solver, {name: (10, 20) if name.startswith(("fc8", "att_")) else (1, 2) for name in layers}, (1, 0)
-    )
-
-
 STATES = [HERE / "thin_iter_4.solverstate"] + [
     p for p in [GOLDEN / "weights/thin_iter_4.solverstate.h5"] if p.is_file()
 ]
@@ -331,32 +314,39 @@ STATES = [HERE / "thin_iter_4.solverstate"] + [
 
 @pytest.mark.parametrize("state", STATES, ids=lambda p: p.suffix)
 def test_caffes_run_goes_on_in_ours(state):
-    """Four more steps from Caffe's files of step 4: Caffe's own losses within 1e-5, its parameters after step 8."""
+    """Four more steps from Caffe's files of step 4: its losses, and its parameters after step 8."""
     with np.load(HERE / "expected.npz") as arrays:
         expected = dict(arrays)
-    net = attention_net()
-    load_caffemodel(net, THIN)
-    solver = thin_solver(net)
-    caffes = caffe_weights.read_solverstate(state)
-    solver.iteration = caffes.iter
-    assert solver.iteration == 4
-    for buffer, array in zip(solver.history.values(), caffes.history, strict=True):
-        buffer.copy_(torch.from_numpy(np.array(array)))
-    assert [name.replace(".weight", "/w").replace(".bias", "/b") for name in solver.history] == expected[
-        "history_order"
-    ].tolist()
-    seen = []
-    for step in range(4, 8):
-        image = torch.from_numpy(
-            expected["images_u8"][step % 3].astype(np.float32) - expected["mean_bgr"].reshape(1, 3, 1, 1)
-        )
-        label = torch.from_numpy(expected["labels_u8"][step % 3].astype(np.int64))[:, 0]
-        terms = losses(net(image), label, net.scales, True)
-        solver.zero_grad()
-        sum(terms.values()).backward()
-        solver.step()
-        seen.append([terms[name].item() for name in expected["loss_names"].tolist()])
-    assert_close(np.array(seen), expected["losses_steps4to7"], 1e-5, "losses")
-    for key in [k for k in expected if k.startswith("params_after8/")]:
-        layer, blob = key.split("/")[1:]
-        assert_close(parameters(convolutions(net)[layer])["wb".index(blob)], expected[key], 5e-6, key)
+    images = torch.tensor(expected["images_u8"].astype(np.float32) - expected["mean_bgr"].reshape(1, 1, 3, 1, 1))
+    labels = torch.tensor(expected["labels_u8"][:, :, 0].astype(np.int64))
+
+    def compute(dtype, device, arithmetic):
+        net = attention_net().to(dtype)
+        load_caffemodel(net, THIN)
+        solver, steps = thin_solver(net, stepsize=3), []
+        caffes = caffe_weights.read_solverstate(state)
+        solver.iteration = caffes.iter
+        assert solver.iteration == 4
+        for buffer, array in zip(solver.history.values(), caffes.history, strict=True):
+            buffer.copy_(torch.from_numpy(np.array(array)))
+        order = [name.replace(".weight", "/w").replace(".bias", "/b") for name in solver.history]
+        assert order == expected["history_order"].tolist()
+        with arithmetic:
+            for step in range(4, 8):
+                _, terms = run_network(net, images[step % 3].to(dtype), labels[step % 3], True)
+                solver.zero_grad()
+                sum(terms.values()).backward()
+                solver.step()
+                arithmetic.end_step(solver.parameters)
+                steps.append(Step(detached(terms), detached(blobs(net), "params_after8/") if step == 7 else {}))
+        return steps
+
+    truth = Truth(compute)
+    for suffix in ("", "_f64"):  # the float64 program had rounded nothing at step 4, where the files did
+        rows = expected[f"losses_steps4to7{suffix}"]
+        caffe = [dict(zip(expected["loss_names"].tolist(), row, strict=True)) for row in rows]
+        if not suffix:
+            caffe[-1] |= {key: value for key, value in expected.items() if key.startswith("params_after8/")}
+            assert len(caffe[-1]) == 4 + 6
+        truth.assert_holds_caffes_float32(caffe, truth.bounds)
+    truth.assert_holds_float32()
