@@ -164,7 +164,8 @@ def test_ops_import_nothing_else_of_repro():
 def test_caffe_weights_imports_neither_repro_nor_torch():
     for name in MODULES:
         if name.partition(".")[0] == "caffe_weights":
-            assert not {i for i in imports(name) if i.partition(".")[0] in ("repro", "torch")}, name
+            allowed = {"torch"} if name == "caffe_weights.importers.torchvision" else set()  # within a function
+            assert {i for i in imports(name) if i.partition(".")[0] in ("repro", "torch")} <= allowed, name
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
