@@ -5,11 +5,13 @@ import os
 import sys
 from pathlib import Path
 
-from caffe_weights import __version__
+from caffe_weights import __version__, importers
 from caffe_weights.deeplab import export, shrink
 from caffe_weights.deeplab.names import renamed
+from caffe_weights.deeplab.spec import VGG16_LAYERS
 from caffe_weights.files import caffemodel, checksum, hdf5, solverstate, stats
 from caffe_weights.files.model import Model, printable
+from caffe_weights.importers.vgg16 import drawn_classifier
 from caffe_weights.nets import network, prototxt
 
 TOOL = f"caffe_weights {__version__}"
@@ -28,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (so that the interpreter's last flush succeeds)
         return 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if options.traceback:
             raise
         print(f"caffe_weights: {error}", file=sys.stderr)
@@ -94,6 +96,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("file", type=Path)
     sub.add_argument("out", type=Path)
+    sub = command(
+        "import", _import, "read VGG-16 from a file of Keras, torchvision or NumPy (table: caffe_weights/importers)"
+    )
+    sub.add_argument("file", type=Path)
+    sub.add_argument("out", type=Path)
+    sub.add_argument(
+        "--draw-classifier",
+        type=int,
+        metavar="SEED",
+        help="draw LargeFOV's fc6 and fc7 (msra), where the file has none",
+    )
     sub = command(
         "verify", _verify, "compare a file's size and sha256 with sources.toml; exit code 1 if none is recorded"
     )
@@ -224,6 +237,34 @@ def _shrink(options: argparse.Namespace) -> int:
     layers = {layer.name: (layer.type, layer.blobs) for layer in shrink.shrink_vgg(model)}
     caffemodel.write_caffemodel(options.out, layers, "VGG_ILSVRC_16_layers_LargeFOV")
     print(f"{options.out}: {len(layers)} layers, fc6 and fc7 decimated from {model.path}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    found = importers.import_vgg16(options.file)
+    layers, drawn = dict(found.layers), {}
+    if options.draw_classifier is not None:
+        if "fc6" in layers:
+            raise ValueError(
+                f"{options.file}: must have no classifier where one is to be drawn; got fc6; use shrink-vgg on the result"
+            )
+        outputs, width = layers["conv5_3"][0].shape[0], layers["conv1_1"][0].shape[0] / VGG16_LAYERS[0].channels
+        drawn = drawn_classifier(outputs, width, options.draw_classifier)
+    caffemodel.write_caffemodel(
+        options.out, {name: ("Convolution", blobs) for name, blobs in (layers | drawn).items()}, "VGG_ILSVRC_16_layers"
+    )
+    digest = checksum.sha256(options.file)
+    recorded = [source.file for source in checksum.known_sources().values() if source.sha256 == digest]
+    print(
+        f"{options.file}: {found.form}, sha256 {digest}, {'recorded as ' + recorded[0] if recorded else 'not recorded'}"
+    )
+    print(f"taken: {' '.join(layers)}" + (f"; {found.done}" if found.done else ""))
+    if drawn:
+        print(f"drawn, not in the file: {' '.join(drawn)} (msra, seed {options.draw_classifier})")
+    if found.left:
+        print(f"left: {' '.join(printable(name) for name in found.left)}")
+    hint = "; shrink-vgg makes LargeFOV's fc6 and fc7 of it" if "fc6" in layers else ""
+    print(f"{options.out}: {len(layers) + len(drawn)} layers{hint}")
     return 0
 
 

@@ -21,7 +21,7 @@ from caffe_weights.files.hdf5 import write_hdf5
 W = np.random.RandomState(0).randn(2, 3, 3, 3).astype(np.float32)
 B = np.float32([0.25, -3])
 SECONDS = 5  # for a file of some KB; it takes a millisecond
-CHILD_SECONDS = 60  # for HDF5; its process may take 2 s of a processor that others use too
+CHILD_SECONDS = 60  # for HDF5; its process may take 10 s of a processor that others use too
 MEGABYTES = 64  # by which the whole test may raise the process's peak
 
 

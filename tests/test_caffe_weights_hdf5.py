@@ -329,7 +329,11 @@ ENDS = [
         ValueError,
         r"/: libhdf5 must come to an end; got signal 11; the file is damaged",
     ),
-    (LIMIT + "limit(0)\nwhile True: pass", ValueError, r"/: libhdf5 must come to an end; got signal 24"),
+    (
+        LIMIT + "limit.__globals__['SECONDS'] = 1; limit(0)\nwhile True: pass",
+        ValueError,
+        r"/: libhdf5 must come to an end; got signal 24",
+    ),
     (LIMIT + "limit(0)\nbytes(2**29)", RuntimeError, r"h5py must be able to run; got MemoryError; pip install h5py"),
     ("import time; time.sleep(60)", ValueError, r"/: libhdf5 must come to an end; got none within 0.5 s"),
     ("import h5py_of_nobody", RuntimeError, r"h5py must be able to run; got ModuleNotFoundError: .*; pip install h5py"),

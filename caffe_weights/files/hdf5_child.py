@@ -20,7 +20,8 @@ MAX_OBJECTS = 65536  # groups and datasets of one file; a genuine one has some h
 MAX_DEPTH = 32
 MAX_TEXT = 65536
 MEMORY = 256 * 2**20  # beyond what the libraries have taken: libhdf5's caches and this answer
-BYTES_A_SECOND = 50e6  # of processor time; only the metadata are read, so this is ample
+SECONDS = 10  # of processor time; MAX_OBJECTS take half of it
+BYTES_A_SECOND = 50e6  # for which there is more time; only the metadata are read, so this is ample
 LAYOUTS = {h5py.h5d.CONTIGUOUS: "contiguous", h5py.h5d.CHUNKED: "chunked", h5py.h5d.COMPACT: "compact"}
 
 
@@ -37,7 +38,7 @@ def main(path: str) -> None:
 
 def limit(size: int) -> None:
     """Limits this process's processor time and memory by the size of the file in bytes."""
-    seconds = int(2 + resource.getrusage(resource.RUSAGE_SELF).ru_utime + size / BYTES_A_SECOND)
+    seconds = int(SECONDS + resource.getrusage(resource.RUSAGE_SELF).ru_utime + size / BYTES_A_SECOND)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.path.exists("/proc/self/statm"):
