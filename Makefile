@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 TORCH := torch==2.13.0
 
-.PHONY: table1 test lint registers sanitize clean
+.PHONY: table1 test test-matrix lint registers sanitize clean
 
 table1: $(VENV)/installed
 	$(VENV)/bin/python -m repro.run table1 $(TABLE1)
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest
+
+# The same tests as on processors with fewer instructions, with 1, 2 and 4 threads; MATRIX="avx2 -- -k solver" chooses.
+test-matrix: $(VENV)/installed
+	$(VENV)/bin/python tests/matrix.py $(MATRIX)
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -35,6 +35,16 @@ def assert_close(actual, expected, tolerance: float, what: str = "") -> None:
     assert error <= tolerance, f"{what}: relative error {error:.2e}, tolerance {tolerance:.2e}"
 
 
+def assert_equals_caffe(actual32, exact64, caffe: dict, key: str) -> None:
+    """Compares an operator of our own with Caffe's array `key`.
+
+    float64 must be Caffe's float64 within 1e-10, where it is kept; float32 must be as exact as Caffe's float32.
+    """
+    if f"{key}_f64" in caffe:
+        assert_close(exact64, caffe[f"{key}_f64"], 1e-10, f"{key}_f64")
+    assert_as_exact_as_reference(actual32, caffe[key], exact64, what=key)
+
+
 def assert_as_exact_as_reference(actual, reference32, reference64, floor: float = 3e-7, what: str = "") -> None:
     """Fails unless the float32 result lies within twice the float32 reference's own error, plus a floor, of the float64 reference."""
     assert_close(actual, reference64, 2 * relative_error(reference32, reference64) + floor, what)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_as_exact_as_reference, assert_close, golden
+from conftest import assert_as_exact_as_reference, assert_close, assert_equals_caffe, golden
 from emulated_cuda import MODES, build
 from torch.utils.cpp_extension import include_paths
 
@@ -223,17 +223,22 @@ CAFFE_MERGE = golden("merge.npz")
 
 @pytest.mark.parametrize("case", CAFFE_MERGE["case_names"].tolist())
 def test_merge_scores_equals_caffe(emulated, case):
-    mode = case.split("_")[0]
-    scores = [torch.tensor(CAFFE_MERGE[f"{case}/score{s}"]) for s in range(8) if f"{case}/score{s}" in CAFFE_MERGE]
-    logits = torch.tensor(CAFFE_MERGE[f"{case}/logits"]) if mode == "attention" else None
-    dmerged = torch.tensor(CAFFE_MERGE[f"{case}/dmerged"])
-    size = dmerged.shape[2:]
-    assert_close(emulated.merge_scores(scores, logits, mode, size)[0], CAFFE_MERGE[f"{case}/merged"], 3.6e-7, "merged")
-    dscores, dlogits = emulated.merge_scores_backward(dmerged, None, scores, logits, mode)
-    for s, dscore in enumerate(dscores):
-        assert_close(dscore, CAFFE_MERGE[f"{case}/dscore{s}"], 6.6e-7, f"dscore{s}")
-    if logits is not None:
-        assert_close(dlogits, CAFFE_MERGE[f"{case}/dlogits"], 9.3e-7, "dlogits")
+    mode, results = case.split("_")[0], []
+    for dtype in (torch.float32, torch.float64):
+        inputs = {
+            name: torch.tensor(CAFFE_MERGE[f"{case}/{name}"]).to(dtype)
+            for name in ("dmerged", "logits", *(f"score{s}" for s in range(8)))
+            if f"{case}/{name}" in CAFFE_MERGE
+        }
+        dmerged, logits = inputs.pop("dmerged"), inputs.pop("logits", None)
+        scores = list(inputs.values())
+        merged = emulated.merge_scores(scores, logits, mode, dmerged.shape[2:])[0]
+        dscores, dlogits = emulated.merge_scores_backward(dmerged, None, scores, logits, mode)
+        results.append({"merged": merged} | {f"dscore{s}": dscore for s, dscore in enumerate(dscores)})
+        if logits is not None:
+            results[-1]["dlogits"] = dlogits
+    for name, low in results[0].items():
+        assert_equals_caffe(low, results[1][name], CAFFE_MERGE, f"{case}/{name}")
 
 
 @DTYPES
@@ -331,10 +336,13 @@ CAFFE_LOSS = golden("softmax_loss.npz")
 @pytest.mark.parametrize("case", CAFFE_LOSS["case_names"].tolist())
 def test_segmentation_loss_equals_caffe(emulated, case):
     labels = torch.tensor(CAFFE_LOSS[f"{case}/label"])[:, 0].long()
-    loss, _, dgrid = emulated.segmentation_loss(torch.tensor(CAFFE_LOSS[f"{case}/x"]), labels, 1)
-    weight = float(CAFFE_LOSS[f"{case}/loss_weight"])
-    assert_close(loss, CAFFE_LOSS[f"{case}/loss"], 3 * 4.1e-7, "loss")
-    assert_close(dgrid * weight, CAFFE_LOSS[f"{case}/dx"], 3 * 1.2e-7, "dx")
+    weight, results = float(CAFFE_LOSS[f"{case}/loss_weight"]), []
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor(CAFFE_LOSS[f"{case}/x"]).to(dtype)
+        loss, _, dgrid = emulated.segmentation_loss(x, labels, 1)
+        results.append((loss, dgrid * weight))
+    for name, low, high in zip(("loss", "dx"), *results, strict=True):
+        assert_equals_caffe(low, high, CAFFE_LOSS, f"{case}/{name}")
 
 
 @pytest.mark.parametrize("label_type", [torch.uint8, torch.int64], ids=["uint8", "int64"])

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close, golden
+from conftest import assert_equals_caffe, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_inputs import LAYOUTS, SIZES, assert_rounded_like_reference, laid_out, largest_adjoint, peak
@@ -37,18 +37,14 @@ def test_by_hand(op, device):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("case", CASES)
 def test_equals_caffe(op, case, device):
-    for dtype, suffix, tolerances in (
-        (torch.float32, "", (3 * 8.3e-08, 3 * 3.6e-07)),
-        (torch.float64, "_f64", (1e-10, 1e-10)),
-    ):
-        if f"{case}/y{suffix}" not in CAFFE:
-            continue
+    results = []
+    for dtype in (torch.float32, torch.float64):
         leaf, x, size = caffe_case(case, dtype, device)
         y = op(x, size)
-        assert_close(y, CAFFE[f"{case}/y{suffix}"], tolerances[0], f"y{suffix}")
         y.backward(torch.tensor(CAFFE[f"{case}/dy"]).to(y))
-        if f"{case}/dx{suffix}" in CAFFE:
-            assert_close(leaf.grad, CAFFE[f"{case}/dx{suffix}"], tolerances[1], f"dx{suffix}")
+        results.append((y, leaf.grad))
+    for name, low, high in zip(("y", "dx"), *results, strict=True):
+        assert_equals_caffe(low, high, CAFFE, f"{case}/{name}")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close, golden
+from conftest import assert_equals_caffe, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_inputs import LAYOUTS, SIZES, assert_rounded_like_reference, laid_out, largest_adjoint, peak
@@ -13,8 +13,6 @@ from repro.ops import merge_scores, reference
 CAFFE = golden("merge.npz")
 CASES = CAFFE["case_names"].tolist()
 IMPLEMENTATIONS = pytest.mark.parametrize("op", [merge_scores, reference.merge_scores], ids=["kernel", "reference"])
-# Between Caffe's float32 and float64 runs, as tests/golden/README.md states: merged, weights, dlogits; and dscore by mode.
-MERGED, WEIGHTS, DLOGITS, DSCORE = 1.2e-07, 1.5e-07, 3.1e-07, {"attention": 1.6e-07, "average": 2.2e-07, "max": 1.2e-07}
 
 
 def caffe_case(case, dtype, device):
@@ -47,22 +45,16 @@ def test_by_hand(op, device):
 @IMPLEMENTATIONS
 @pytest.mark.parametrize("case", CASES)
 def test_equals_caffe(op, case, device):
-    for dtype, suffix in ((torch.float32, ""), (torch.float64, "_f64")):
-        if f"{case}/merged{suffix}" not in CAFFE:
-            continue
+    results = []
+    for dtype in (torch.float32, torch.float64):
         mode, scores, logits, dmerged = caffe_case(case, dtype, device)
         merged, weights = op(scores, logits, mode)
         merged.backward(dmerged)
-
-        def compare(value, name, caffe_error, suffix=suffix):
-            assert_close(value, CAFFE[f"{case}/{name}{suffix}"], 1e-10 if suffix else 3 * caffe_error, name)
-
-        compare(merged, "merged", MERGED)
-        for s, score in enumerate(scores):
-            compare(score.grad, f"dscore{s}", DSCORE[mode])
+        results.append({"merged": merged} | {f"dscore{s}": score.grad for s, score in enumerate(scores)})
         if logits is not None:
-            compare(weights, "weights", WEIGHTS)
-            compare(logits.grad, "dlogits", DLOGITS)
+            results[-1] |= {"weights": weights, "dlogits": logits.grad}
+    for name, low in results[0].items():
+        assert_equals_caffe(low, results[1][name], CAFFE, f"{case}/{name}")
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("attention")])
