@@ -9,9 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from repro.files import write_json
+from repro.files import write_json, write_text
 
-FORMAT = 1
 # Of one contestant in one direction of one case.
 COLUMNS = (
     "op",
@@ -63,7 +62,7 @@ def write(folder: Path, stem: str, document: dict[str, Any]) -> list[Path]:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(document["results"])
-    paths[1].write_text(text.getvalue(), encoding="utf-8")
+    write_text(paths[1], text.getvalue())
     return paths
 
 

@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 from repro import __version__
 from repro.protocol import Protocol
-from repro.records.claims import NOT_MEASURED, claims, verdict
+from repro.records.claims import claims, known_spreads
 from repro.records.tables import metric_name
-from repro.report.cells import IN_SPREAD, WITHIN, cell, layout
+from repro.records.verdict import IN_SPREAD, NOT_MEASURED, WITHIN, verdict
+from repro.report.cells import cell, layout
 from repro.report.collect import Collection, Found
 from repro.report.measurements import (
     PAPER_DEVICE,
@@ -45,21 +46,29 @@ def _table_claims(protocol: Protocol, cells: list[dict[str, Any]]) -> list[dict[
             sets.setdefault(key, {})[each["row"]] = list(each["values"].values())
     chosen = max(sets, key=lambda key: (key == "{}", len(sets[key])), default="{}")
     found = []
-    for claim in claims(protocol, sets.get(chosen, {})):
+    known = known_spreads(protocol) if chosen == "{}" else {}
+    for claim in claims(protocol, sets.get(chosen, {}), known):
         pairs = [
             {
                 "upper": pair.upper,
                 "lower": pair.lower,
                 "printed": pair.printed,
-                "measured": pair.measured,
-                "spread": pair.spread,
+                "measured": pair.measured and pair.measured.mean,
+                "spread": pair.measured and pair.measured.spread,
                 "finding": pair.finding,
             }
             for pair in claim.pairs
         ]
         kind = "synthetic" if protocol.synthetic else "overridden" if chosen != "{}" else "paper"
         found.append(
-            {"text": claim.text, "table": protocol.name, "kind": kind, "verdict": claim.verdict, "pairs": pairs}
+            {
+                "text": claim.text,
+                "table": protocol.name,
+                "kind": kind,
+                "verdict": claim.verdict,
+                "evidence": claim.evidence,
+                "pairs": pairs,
+            }
         )
     return found
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from repro.files import write_json
+from repro.files import json_text, write_together
 from repro.report import figures
 from repro.report.words import FILTERS, GLYPHS, MARKS, by_row_lists, shown
 
@@ -64,6 +65,11 @@ def _svg_size(svg: str) -> dict[str, int]:
     return dict(zip(("width", "height"), (round(value * 4 / 3) for value in points), strict=True))
 
 
+def followed(href: str, out: Path) -> Path:
+    """Finds the file that a page in `out` links, also before that folder is there."""
+    return Path(os.path.normpath(out / os.fsdecode(unquote_to_bytes(href))))
+
+
 def _photo(path: Path) -> dict[str, Any]:
     """Embeds a picture; as WebP, a sixth of a PNG's bytes, for the file itself is one click away."""
     buffer = io.BytesIO()
@@ -107,7 +113,7 @@ def html(data: dict[str, Any], drawn: dict[tuple, str], runs: list[Path], out: P
         for key, svg in drawn.items()
     }
     photos = {
-        figure["href"]: _photo(out / unquote(figure["href"]))
+        figure["href"]: _photo(followed(figure["href"], out))
         for table in data["tables"]
         if table["figures"]
         for figure in shown(table["figures"])
@@ -140,14 +146,17 @@ def markdown(data: dict[str, Any], files: dict[tuple, str], runs: list[Path]) ->
 
 
 def write(data: dict[str, Any], runs: list[Path], out: Path) -> None:
-    """Writes the three files and the Markdown's figures into a folder, which is made where it is missing."""
+    """Writes the three files and the Markdown's figures into a folder, all or none; it is made where it is missing."""
     drawn = draw(data)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
     files: dict[tuple, str] = {}
-    for number, (key, svg) in enumerate(drawn.items()):
+    for number, key in enumerate(drawn):
         name = re.sub(r"[^\w-]+", "-", "-".join(map(str, key)))
         files[key] = f"figures/{name}.svg" if name not in str(files.values()) else f"figures/{name}-{number}.svg"
-        (out / files[key]).write_text(figures.plain(svg), encoding="utf-8")
-    write_json(out / "report.json", data)
-    (out / "report.md").write_text(markdown(data, files, runs), encoding="utf-8")
-    (out / "report.html").write_text(html(data, drawn, runs, out), encoding="utf-8")
+    write_together(
+        {out / files[key]: figures.plain(svg) for key, svg in drawn.items()}
+        | {
+            out / "report.json": json_text(data),
+            out / "report.md": markdown(data, files, runs),
+            out / "report.html": html(data, drawn, runs, out),
+        }
+    )
