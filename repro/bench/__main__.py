@@ -46,7 +46,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="JSON, CSV and plot (default runs/bench/)"
     )
-    parser.add_argument("--plot", action="store_true", help="draw the ratios as a PNG too (needs matplotlib)")
+    parser.add_argument("--plot", action="store_true", help="draw the ratios as a PNG too")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser.parse_args(arguments)
 

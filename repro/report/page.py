@@ -12,10 +12,13 @@ from urllib.parse import unquote_to_bytes
 
 import jinja2
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 
+from repro.charts.bars import bench_bars, class_bars, confusion_map
+from repro.charts.curves import attention_by_size, loss_curve
+from repro.charts.style import adaptive, plain, svg
 from repro.files import json_text, write_together
-from repro.report import figures
 from repro.report.words import FILTERS, GLYPHS, MARKS, by_row_lists, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,26 +45,26 @@ def draw(data: dict[str, Any]) -> dict[tuple, str]:
     """Draws every figure of the report.
 
     Returns:
-        SVG in stand-in colours (see figures.adaptive and figures.plain), by (table, kind, row) or ("bench", number, kind).
+        SVG in stand-in colours (see charts.style), by (table, kind, row) or ("bench", number, kind).
     """
-    drawn: dict[tuple, str] = {}
+    drawn: dict[tuple, Figure] = {}
     for table in data["tables"]:
         name = table["name"]
         if table["classes"]:
-            drawn[name, "classes"] = figures.class_bars(table["classes"])
-            drawn[name, "confusion"] = figures.confusion_map(table["confusion"])
+            drawn[name, "classes"] = class_bars(table["classes"])
+            drawn[name, "confusion"] = confusion_map(table["confusion"])
         for row, curve in table["curves"].items():
-            drawn[name, "loss", row] = figures.loss_curve(row, curve)
+            drawn[name, "loss", row] = loss_curve(row, curve)
         for row, entries in by_row_lists((table["figures"] or {}).get("attention_by_size", [])):
-            drawn[name, "size", row] = figures.attention_by_size(row, entries)
+            drawn[name, "size", row] = attention_by_size(entries)
     for number, bench in enumerate(data["benchmarks"]):
         for kind in ("ratio", "share_of_copy") if bench["results"] else ():
-            drawn["bench", number, kind] = figures.bench_bars(bench["results"], kind)
-    return drawn
+            drawn["bench", number, kind] = bench_bars(bench["results"], [kind])
+    return {key: svg(figure) for key, figure in drawn.items()}
 
 
-def _svg_size(svg: str) -> dict[str, int]:
-    points = (float(re.search(rf'{side}="([\d.]+)pt"', svg)[1]) for side in ("width", "height"))
+def _svg_size(drawing: str) -> dict[str, int]:
+    points = (float(re.search(rf'{side}="([\d.]+)pt"', drawing)[1]) for side in ("width", "height"))
     return dict(zip(("width", "height"), (round(value * 4 / 3) for value in points), strict=True))
 
 
@@ -108,9 +111,9 @@ def html(data: dict[str, Any], drawn: dict[tuple, str], runs: list[Path], out: P
     )
     environment.filters |= FILTERS
     embedded = {
-        key: {"src": "data:image/svg+xml;base64," + base64.b64encode(figures.adaptive(svg).encode()).decode()}
-        | _svg_size(svg)
-        for key, svg in drawn.items()
+        key: {"src": "data:image/svg+xml;base64," + base64.b64encode(adaptive(drawing).encode()).decode()}
+        | _svg_size(drawing)
+        for key, drawing in drawn.items()
     }
     photos = {
         figure["href"]: _photo(followed(figure["href"], out))
@@ -153,7 +156,7 @@ def write(data: dict[str, Any], runs: list[Path], out: Path) -> None:
         name = re.sub(r"[^\w-]+", "-", "-".join(map(str, key)))
         files[key] = f"figures/{name}.svg" if name not in str(files.values()) else f"figures/{name}-{number}.svg"
     write_together(
-        {out / files[key]: figures.plain(svg) for key, svg in drawn.items()}
+        {out / files[key]: plain(drawing) for key, drawing in drawn.items()}
         | {
             out / "report.json": json_text(data),
             out / "report.md": markdown(data, files, runs),
