@@ -15,6 +15,7 @@ import torch
 
 import caffe_weights
 from repro.data.lists import read_items
+from repro.files import write_text
 from repro.protocol import Row, load_protocol
 
 
@@ -107,7 +108,7 @@ def export_snapshot(snapshot: Path, folder: Path, row: Row, data_root: Path, mod
         lines = [
             " ".join(f"/{path.relative_to(data_root)}" for path in (item.image, item.label) if path) for item in items
         ]
-        (folder / name).write_text("\n".join(lines) + "\n")
+        write_text(folder / name, "\n".join(lines) + "\n")
         files.append(folder / name)
     return files
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from caffe_weights.atomic import replacing
 
-MOST_BYTES = 64 << 20  # of a file that is read whole: a record of a million iterations has a third of it
-LARGEST = 1e100  # of a number in a document: sums and squares of such stay finite
+MOST_BYTES = 32 << 20  # of a file that is read whole: a record of a million iterations has 20 MiB
+LARGEST = 1e30  # of a number in a document: sums and squares of such stay finite, and a chart can hold them
 
 
 def read_bytes(path: Path) -> bytes:

@@ -47,7 +47,7 @@ def target(**changes):
         ({"conditions": {}}, f"damaged: {CONDITIONS}"),
         ({"conditions": []}, f"damaged: {CONDITIONS}"),
         ({"copy_gb_per_s": "fast"}, "damaged: copy_gb_per_s must be a number"),
-        ({"copy_gb_per_s": 1e308}, "damaged: a number is larger than 1e+100"),
+        ({"copy_gb_per_s": 1e308}, "damaged: a number is larger than 1e+30"),
         ({"quick": "no"}, "damaged: quick must be true or false"),
     ],
 )

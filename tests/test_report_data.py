@@ -193,29 +193,6 @@ def test_a_claims_verdict_is_that_on_the_papers_data_alone(runs):
     assert document(runs)["claims"][0]["verdict"] == "contradicted"
 
 
-def test_figures_that_lead_elsewhere_or_are_no_pictures(runs):
-    cases.write(runs, "demo", "attention2", 40.0)
-    good = cases.write_figures(runs)
-    assert document(runs)["not_used"] == []
-    figure = json.loads(good.read_text())["figures"][0]
-    (good.parent / "text.png").write_text("no picture")
-    for changes, reason in (
-        ({"figures": [figure | {"file": "../record.json"}]}, "damaged: a figure's file must be the name of a PNG"),
-        ({"figures": [figure | {"file": "/etc/hostname.png"}]}, "damaged: a figure's file must be the name of a PNG"),
-        ({"figures": [figure | {"file": "text.png"}]}, "damaged: text.png is no whole PNG"),
-        ({"figures": [figure | {"file": "none.png"}]}, "damaged: none.png is no whole PNG"),
-        ({"figures": "many"}, "damaged: figures is no list of tables"),
-        ({"format": 2}, "newer: list of figures of format 2; this program reads 1"),
-        ({"attention_by_size": [{"row": "attention2"}]}, "damaged: unusable attention_by_size"),
-    ):
-        cases.write_figures(runs, **changes)
-        data = document(runs)
-        assert [one["reason"][: len(reason)] for one in data["not_used"]] == [reason]
-        assert all(table["figures"] is None for table in data["tables"])
-    good.write_text(json.dumps(json.loads(good.read_text()) | {"format": 1, "table": "table9"}))
-    assert [one["reason"] for one in document(runs)["not_used"]] == ["foreign: unknown table 'table9'"]
-
-
 def test_figures_of_other_records_are_called_stale(runs):
     path = cases.write(runs, "demo", "attention2", 40.0)
     sha256 = cases.write_figures(runs) and collect([runs]).records["demo", "attention2"][0].sha256

@@ -11,7 +11,7 @@ from typing import Any
 
 from repro.charts.bars import bench_bars
 from repro.charts.style import LIGHT, save_png
-from repro.files import write_json, write_text
+from repro.files import json_text, write_together
 
 # Of one contestant in one direction of one case.
 COLUMNS = (
@@ -59,12 +59,11 @@ def with_ratios(group: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def write(folder: Path, stem: str, document: dict[str, Any]) -> list[Path]:
     """Writes a run as <stem>.json and its results as <stem>.csv; returns their paths."""
     paths = [folder / f"{stem}.json", folder / f"{stem}.csv"]
-    write_json(paths[0], document)
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(document["results"])
-    write_text(paths[1], text.getvalue())
+    write_together({paths[0]: json_text(document), paths[1]: text.getvalue()})
     return paths
 
 

@@ -83,7 +83,8 @@ def empty(width: float, height: float) -> Figure:
 
 
 def short(name: str, most: int = 24) -> str:
-    """Cuts a name that would leave a figure no room."""
+    """Cuts a name that would leave a figure no room, and puts a sign in the place of characters that cannot be drawn."""
+    name = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
@@ -97,7 +98,11 @@ def name_places(axes: Axes, names: list[str], colours: Colours, **text: Any) -> 
 def svg(figure: Figure) -> str:
     """Writes a figure as SVG, without the moment of its making."""
     buffer = io.StringIO()
-    with rc_context(style(STAND_IN)):
+    with rc_context(style(STAND_IN)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the reader's system has fonts for a name in any script
+        warnings.filterwarnings(
+            "ignore", "constrained_layout not applied"
+        )  # long names from a foreign file: drawn as they fall
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -49,6 +49,7 @@ def _is_run(run: Any) -> bool:
     tables = [facts.pop(key, {}) for key in ("versions", "git")]
     return (
         all(is_number(time) and time >= 0 for time in times)
+        and times[1] <= times[0]
         and all(_is_table(table, _is_fact) for table in tables)
         and _is_table(facts, _is_fact)
     )
@@ -99,7 +100,7 @@ SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     # fingerprints of protocol, settings, data and weights; a function of what ran, not of when
     "provenance": ("a table of plain values", lambda value: _is_table(value, _is_fact)),
     # where and when: machine, versions, seconds
-    "run": ("a table of facts with seconds and train_seconds", _is_run),
+    "run": ("a table of facts with seconds and, at most as many, train_seconds", _is_run),
 }
 
 

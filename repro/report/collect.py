@@ -6,15 +6,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
-from repro.files import is_number
 from repro.protocol import Protocol, Row, load_protocols
 from repro.records.benchmark import read_benchmark
-from repro.records.store import Record, Stored, read_document, walk
+from repro.records.store import Record, Stored, walk
 from repro.records.verdict import row_of, unfit
-
-FIGURES_FORMAT = 1
+from repro.report.pictures import Pictures, read_pictures
 
 
 @dataclass(frozen=True)
@@ -39,14 +35,14 @@ class Collection:
 
     protocols: Of the paper's tables, in their order, each stand-in behind its table; then stages.
     records: By (table, row): the records that a cell shows, one per seed.
-    figures: By table: the folder and content of figures.json.
+    figures: By table: what its figures.json holds.
     benchmarks: Content of every benchmark file, with its path.
     not_used: (file, why it was left out).
     """
 
     protocols: dict[str, Protocol]
     records: dict[tuple[str, str], list[Found]] = field(default_factory=dict)
-    figures: dict[str, tuple[Path, dict]] = field(default_factory=dict)
+    figures: dict[str, Pictures] = field(default_factory=dict)
     benchmarks: list[tuple[Path, dict]] = field(default_factory=list)
     not_used: list[tuple[Path, str]] = field(default_factory=list)
 
@@ -106,40 +102,6 @@ def named_row(protocols: dict[str, Protocol], name: str) -> tuple[Protocol, Row]
     return next(((protocol, row) for row in protocol.rows if row.id == row_id), None) if protocol else None
 
 
-def _read_figures(path: Path, protocols: dict[str, Protocol]) -> tuple[str, dict]:
-    document, _ = read_document(path, "list of figures", FIGURES_FORMAT)
-    if document.get("table") not in protocols:
-        raise ValueError(f"foreign: unknown table {document.get('table')!r}")
-    for key in ("figures", "attention_by_size"):
-        if not isinstance(document.get(key), list) or not all(isinstance(entry, dict) for entry in document[key]):
-            raise ValueError(f"damaged: {key} is no list of tables")
-    for entry in document["figures"]:
-        name = entry.get("file")
-        if not isinstance(name, str) or Path(name).name != name or not name.lower().endswith(".png"):
-            raise ValueError(f"damaged: a figure's file must be the name of a PNG beside it; got {name!r}")
-        try:
-            with Image.open(path.parent / name, formats=["PNG"]) as picture:
-                picture.verify()
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f"damaged: {name} is no whole PNG") from error
-    for entry in document["attention_by_size"]:
-        try:
-            scales, bins = entry["scales"], entry["bins"]
-            numbers = [
-                *scales,
-                entry["seed"],
-                *(v for b in bins for v in (b["size_min"], b["size_max"], b["n_objects"])),
-                *(v for b in bins if b["n_objects"] for v in (*b["mean_weight"], *b["std"])),
-            ]
-            good = isinstance(entry["row"], str) and all(is_number(value) for value in numbers)
-            good = good and all(len(b["mean_weight"]) == len(b["std"]) == len(scales) for b in bins if b["n_objects"])
-        except (KeyError, TypeError):
-            good = False
-        if not good:
-            raise ValueError("damaged: unusable attention_by_size")
-    return document["table"], document
-
-
 def collect(folders: list[Path], kept: Path | None = None) -> Collection:
     """Reads everything below the folders.
 
@@ -159,17 +121,23 @@ def collect(folders: list[Path], kept: Path | None = None) -> Collection:
     for folder in dict.fromkeys(folders):
         for path in sorted(folder.glob("*/figures/figures.json")):
             try:
-                table, document = _read_figures(path, found.protocols)
-                if table in found.figures:
-                    raise ValueError(f"the figures of {table} come from {found.figures[table][0]}")
-                found.figures[table] = path.parent, document
-            except (ValueError, OSError) as error:
+                left_out: list[tuple[Path, str]] = []
+                pictures = read_pictures(path, lambda *what, left_out=left_out: left_out.append(what))
+                if pictures.table not in found.protocols:
+                    raise ValueError(f"foreign: unknown table {pictures.table!r}")
+                if pictures.table in found.figures:
+                    raise ValueError(
+                        f"the figures of {pictures.table} come from {found.figures[pictures.table].folder}"
+                    )
+                found.figures[pictures.table] = pictures
+                found.not_used += left_out
+            except ValueError as error:
                 found.not_used.append((path, one_line(error)))
     for folder in dict.fromkeys([*folders, *([kept] if kept else [])]):
         for path in sorted({*folder.glob("bench*.json"), *folder.glob("bench/*.json")}):
             try:
                 found.benchmarks.append((path, read_benchmark(path)))
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 found.not_used.append((path, one_line(error)))
     for key, group in candidates.items():
         found.records[key], left_out = _choose(group)

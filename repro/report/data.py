@@ -34,7 +34,12 @@ PACKAGE = Path(__file__).parents[1]
 
 def href(path: Path, out: Path) -> str:
     """Writes the address of a file as a page in `out` links it."""
-    return quote(Path(os.path.relpath(path, out)).as_posix())
+    return quote(os.fsencode(os.path.relpath(path, out)))
+
+
+def printable(text: object) -> str:
+    """Writes a path, or a text with one, so that any file can hold it: bytes that are no UTF-8 as \\xff."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _table_claims(protocol: Protocol, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -118,25 +123,21 @@ def _provenance(protocol: Protocol, collection: Collection, out: Path) -> dict[s
 def _figures(protocol: Protocol, collection: Collection, out: Path) -> dict[str, Any] | None:
     if protocol.name not in collection.figures:
         return None
-    folder, document = collection.figures[protocol.name]
+    found = collection.figures[protocol.name]
     present = {
-        found.sha256 for (table, _), group in collection.records.items() if table == protocol.name for found in group
+        one.sha256 for (table, _), group in collection.records.items() if table == protocol.name for one in group
     }
-    made_from = document.get("records") if isinstance(document.get("records"), dict) else {}
     return {
-        "rule": str(document.get("rule", "")),
-        "note": str(document.get("note", "")),
-        "synthetic": bool(document.get("synthetic")),
-        "stale": sorted(str(row) for row, sha256 in made_from.items() if sha256 not in present),
+        "rule": found.rule,
+        "note": found.note,
+        "synthetic": found.synthetic,
+        "stale": sorted(row for row, sha256 in found.records.items() if sha256 not in present),
         "figures": [
-            {key: str(figure.get(key, "")) for key in ("kind", "row", "title", "alt", "caption", "image", "chosen")}
-            | {"iou": figure["iou"] if isinstance(figure.get("iou"), int | float) else None}
-            | {"href": href(folder / figure["file"], out)}
-            for figure in document["figures"]
+            {key: value for key, value in figure.items() if key != "file"}
+            | {"href": href(found.folder / figure["file"], out)}
+            for figure in found.figures
         ],
-        "attention_by_size": [
-            {key: entry[key] for key in ("row", "seed", "scales", "bins")} for entry in document["attention_by_size"]
-        ],
+        "attention_by_size": found.attention_by_size,
     }
 
 
@@ -253,7 +254,7 @@ def build(collection: Collection, out: Path) -> dict[str, Any]:
             "device": PAPER_DEVICE,
         },
         "benchmarks": [
-            {"href": href(path, out), "name": path.stem}
+            {"href": href(path, out), "name": printable(path.stem)}
             | {key: document.get(key) for key in ("quick", "conditions", "copy_gb_per_s", "results", "targets")}
             for path, document in collection.benchmarks
         ],
@@ -261,5 +262,5 @@ def build(collection: Collection, out: Path) -> dict[str, Any]:
         "rulings_in_code": code_notes(PACKAGE, "Paper:", "inferred"),
         "differences_from_caffe": differences_from_caffe(),
         "deviations_in_code": code_notes(PACKAGE, "Deviates:"),
-        "not_used": [{"file": str(path), "reason": reason} for path, reason in collection.not_used],
+        "not_used": [{"file": printable(path), "reason": printable(reason)} for path, reason in collection.not_used],
     }

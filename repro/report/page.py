@@ -13,17 +13,24 @@ from urllib.parse import unquote_to_bytes
 import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from PIL import Image
 
 from repro.charts.bars import bench_bars, class_bars, confusion_map
 from repro.charts.curves import attention_by_size, loss_curve
 from repro.charts.style import adaptive, plain, svg
 from repro.files import json_text, write_together
+from repro.report.data import printable
+from repro.report.pictures import read_picture
 from repro.report.words import FILTERS, GLYPHS, MARKS, by_row_lists, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 # What means something anywhere in a line of Markdown, before //, and at the beginning of a line.
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$]|:(?=//)|^#|^[-+=](?=[-+=\s]|$)|(?<=^\d)[.)](?=\s))")
+
+
+def shown_text(text: str) -> str:
+    """Puts a sign in the place of control characters, which neither HTML nor SVG may hold."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def markdown_text(value: object) -> str:
@@ -76,11 +83,10 @@ def followed(href: str, out: Path) -> Path:
 def _photo(path: Path) -> dict[str, Any]:
     """Embeds a picture; as WebP, a sixth of a PNG's bytes, for the file itself is one click away."""
     buffer = io.BytesIO()
-    with Image.open(path) as picture:
-        size = picture.size
-        picture.convert("RGB").save(buffer, format="WEBP", quality=90, method=2)
+    picture = read_picture(path)
+    picture.save(buffer, format="WEBP", quality=90, method=2)
     src = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return {"src": src, "width": size[0], "height": size[1]}
+    return {"src": src, "width": picture.width, "height": picture.height}
 
 
 def _context(data: dict[str, Any], runs: list[Path]) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def _context(data: dict[str, Any], runs: list[Path]) -> dict[str, Any]:
         "measured": measured,
         "glyphs": GLYPHS,
         "marks": MARKS,
-        "runs": ", ".join(str(run) for run in runs),
+        "runs": ", ".join(map(printable, runs)),
     }
 
 
@@ -122,8 +128,10 @@ def html(data: dict[str, Any], drawn: dict[tuple, str], runs: list[Path], out: P
         for figure in shown(table["figures"])
     }
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("report.html.j2").render(
-        _context(data, runs), figures=embedded, photos=photos, style=style
+    return shown_text(
+        environment.get_template("report.html.j2").render(
+            _context(data, runs), figures=embedded, photos=photos, style=style
+        )
     )
 
 
@@ -145,7 +153,7 @@ def markdown(data: dict[str, Any], files: dict[tuple, str], runs: list[Path]) ->
     )
     environment.filters |= FILTERS | {"code": markdown_code, "raw": Markup}
     text = environment.get_template("report.md.j2").render(_context(data, runs), figures=files)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return shown_text(re.sub(r"\n{3,}", "\n\n", text).strip()) + "\n"
 
 
 def write(data: dict[str, Any], runs: list[Path], out: Path) -> None:

@@ -30,7 +30,7 @@ def read_runs(folders: list[Path]) -> list[tuple[Protocol, Records]]:
             raise ValueError(f"{path}: must be a record that a table can show; got {error}; remove it") from error
         every.setdefault(record["table"], {}).setdefault(record["row"], []).append(record)
     tables = []
-    for name in sorted({*every, *PAPER}):
+    for name in sorted(protocols.keys() & {*every, *PAPER}):
         records = records_of(protocols[name], every)
         if any(row.id in records for row in protocols[name].rows):
             tables.append((protocols[name], records))
