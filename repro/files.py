@@ -1,19 +1,95 @@
-"""Files that are written whole or not at all."""
+"""Files that are read with suspicion, and written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from caffe_weights.files.atomic import replacing
 
+MOST_BYTES = 32 << 20  # of a file that is read whole: a record of a million iterations has 20 MiB
+LARGEST = 1e30  # of a number in a document: sums and squares of such stay finite, and a chart can hold them
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a file that anybody may have put there: a regular one of at most MOST_BYTES, so that no pipe or device is waited for.
+
+    Raises:
+        ValueError: It cannot be read, or is no such file; the reason alone.
+    """
+    try:
+        # Opening a pipe without O_NONBLOCK would wait for a writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("no regular file")
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"larger than {MOST_BYTES >> 20} MiB")
+    return data
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check(value: Any) -> None:
+    """Raises ValueError where a document holds a number too large to compute with, or text that no file can hold."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _check(key)
+            _check(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            _check(entry)
+    elif isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError("a string holds half of a surrogate pair")
+    elif isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise ValueError(f"a number is larger than {LARGEST:g}")
+
+
+def parse_json(data: bytes) -> Any:
+    """Reads a document: UTF-8, every number finite and at most LARGEST, every string such that it can be written again.
+
+    Raises:
+        ValueError: It is no such document; the reason alone, on one line.
+    """
+    try:
+        document = json.loads(data.decode("utf-8"), parse_constant=_refuse)
+        _check(document)
+        return document
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from error
+
+
+def is_number(value: Any) -> bool:
+    """Tells whether a value of a document is a finite number, which True is not."""
+    return type(value) in (int, float) and math.isfinite(value)
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, with its folder: a killed program leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_together({path: text})
+
+
+def write_together(files: Mapping[Path, str]) -> None:
+    """Writes text files that belong together, with their folders: none is replaced before all are written, and a failure replaces none."""
+    with contextlib.ExitStack() as stack:
+        for path, text in reversed(
+            files.items()
+        ):  # the stack is emptied from its end: the first file is replaced first
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -22,4 +98,13 @@ def write_json(path: Path, document: Any) -> None:
     Raises:
         ValueError: It holds NaN or an infinity, which JSON has no word for.
     """
-    write_text(path, json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json_text(document))
+
+
+def json_text(document: Any) -> str:
+    """Lays a document out as `write_json` writes it.
+
+    Raises:
+        ValueError: It holds NaN or an infinity.
+    """
+    return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 from PIL import Image
+from record_cases import other_settings, record
 from tiny import PROTOCOL
 
 from repro.files import write_json
-from repro.protocol import load_protocol, settings_sha256
 from repro.protocol import reading as protocol
 from repro.records.store import FORMAT, record_path, write_record
-from repro.report import collect
 
 ROW = """
 [[row]]
@@ -60,57 +59,6 @@ def write_protocols(folder: Path, monkeypatch) -> None:
     for name, text in TABLES.items():
         (folder / f"{name}.toml").write_text(text)
     monkeypatch.setattr(protocol, "PROTOCOLS", folder)
-    monkeypatch.setattr(collect, "PROTOCOLS", folder)
-
-
-def record(table: str, row_id: str, value: float | None, seed: int = 1, **changes) -> dict:
-    """Makes a record of a row; a class named "box" has the value, "ball" ten less, background the rest of the mean."""
-    row = load_protocol(table).row(row_id)
-    names = row.settings["data"]["class_names"]
-    deviates = changes.pop("deviates", {})
-    settings = json.loads(json.dumps(row.settings))
-    for key, given in deviates.items():
-        section, _, name = key.partition(".")
-        if name:
-            settings[section][name] = given
-    labelled = "submission" not in changes
-    made = {
-        "format": FORMAT,
-        "table": table,
-        "row": row_id,
-        "seed": seed,
-        "value": value,
-        "paper": row.paper,
-        "per_class": dict(zip(names, (value + 10, value, value - 10), strict=True)) if labelled else {},
-        "confusion": [[90, 5, 5], [20, 80, 0], [0, 0, 0]] if labelled else [],
-        "n_images": 3,
-        "loss_curve": [2.0, 1.5, 1.25, 1.0, 0.75, 0.5],
-        "deviates": deviates,
-        "synthetic": "synthetic" in row.settings,
-        "note": "",
-        "settings": settings,
-        "provenance": {
-            "protocol_sha256": "p",
-            "settings_sha256": settings_sha256(settings),
-            "data_sha256": "d",
-            "weights": "tiny.caffemodel",
-            "weights_sha256": "w",
-            "seed": seed,
-            "precision": "fp32",
-            "backend": "kernels",
-        },
-        "run": {
-            "device": "cpu",
-            "device_name": "A processor",
-            "threads": 2,
-            "finished": "2026-01-02T03:04:05+00:00",
-            "git": {"commit": "c0ffee", "dirty": False},
-            "versions": {"torch": "2.13.0", "python": "3.11.7"},
-            "seconds": 4.5,
-            "train_seconds": 3.0,
-        },
-    }
-    return made | changes
 
 
 def write(runs: Path, table: str, row_id: str, value: float | None, seed: int = 1, **changes) -> Path:
@@ -141,9 +89,9 @@ def write_every_state(runs: Path) -> None:
     spoiled = {
         "damaged-seed1": "{",
         "foreign-seed1": json.dumps({"weights": "another program's"}),
-        "newer-seed1": json.dumps(record("table1", "baseline", 1.0) | {"format": FORMAT + 1}),
-        "unknown-seed1": json.dumps(record("table1", "baseline", 1.0) | {"table": "table9"}),
-        "stale-seed1": json.dumps(record("table1", "baseline", 1.0) | {"provenance": {"settings_sha256": "0"}}),
+        "newer-seed1": json.dumps(record("table1", "baseline", 50.0) | {"format": FORMAT + 1}),
+        "unknown-seed1": json.dumps(record("table1", "baseline", 50.0) | {"table": "table9"}),
+        "stale-seed1": json.dumps(other_settings(record("table1", "baseline", 50.0))),
         "copy-seed1": record_path(runs, "table1", "baseline", 1).read_text(),
     }
     for name, text in spoiled.items():

@@ -5,7 +5,6 @@ import json
 import math
 import random
 import re
-import sys
 import time
 
 import pytest
@@ -219,7 +218,6 @@ def test_summary_by_hand():
 
 
 def test_quick_run_writes_what_it_measured(small_run, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr("os.getloadavg", lambda: (3.25, 0.0, 0.0))
     code, out = small_run("--quick", "--op", "merge_scores", "--case", "attention", "--threads", "1", "--plot")
     assert code == 0
@@ -298,13 +296,6 @@ def test_the_reference_is_no_contestant(small_run, monkeypatch, capsys):
     monkeypatch.setenv("REPRO_REFERENCE", "1")
     assert small_run("--quick")[0] == 2
     assert "REPRO_REFERENCE: must not be 1 in a benchmark of the kernels; got 1; unset it" in capsys.readouterr().err
-
-
-def test_a_plot_needs_matplotlib(small_run, monkeypatch, capsys):
-    for module in ("matplotlib.figure", "matplotlib.backends.backend_agg"):
-        monkeypatch.setitem(sys.modules, module, None)
-    assert small_run("--quick", "--op", "confusion_matrix", "--plot")[0] == 2
-    assert "--plot: matplotlib must be installed" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

@@ -55,8 +55,8 @@ def test_targets_on_the_cpu():
     assert (time_["reached"], memory_["reached"], memory_["measured"]) == (False, False, 0.22)
     text = targets.as_text([time_, memory_])
     assert "0 of 2 reached" in text
-    assert "MISSED   merge_scores table3-train-3 forward: time 4, required >= 5" in text
-    assert "memory 0.22, required <= 0.2" in text
+    assert "MISSED   merge_scores table3-train-3 forward: time 4×, required ≥ 5×" in text
+    assert "memory 0.22 of eager's, required ≤ 0.2 of eager's" in text
     other = ("interp", "large-2049", FORWARD)
     (never_slower,) = targets.evaluate([result(*other, "eager"), result(*other, "ours", ratio=0.99)], CONDITIONS)
     assert (never_slower["required"], never_slower["reached"]) == (1.0, False)

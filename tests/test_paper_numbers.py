@@ -10,7 +10,7 @@ import torch
 from repro.data.prepare import coco, person_part, voc
 from repro.models import build
 from repro.protocol import PAPER, PROTOCOLS, load_protocol
-from repro.records.claims import orderings
+from repro.records.claims import claims
 from repro.solver.loss import losses
 
 # Per grid: the baseline; then per scale set {1, .5} and {1, .75, .5} the merges max, average, attention, each without and with extra supervision.
@@ -160,10 +160,11 @@ def test_the_best_cells(name):
 @pytest.mark.parametrize("name", GRIDS)
 def test_how_often_the_printed_values_bear_the_claims_out(name):
     protocol = load_protocol(name)
-    lines = orderings(protocol, {row.id: [row.paper] for row in protocol.rows})
-    assert [
-        re.search(r"measured in (\d+ of \d+) pairs of cells, printed in (\d+ of \d+)$", x).groups() for x in lines
-    ] == [(count, count) for count in CLAIMS[name]]
+    found = claims(protocol, {row.id: [row.paper] for row in protocol.rows})
+    counts = [re.search(r": (\d+) for.*\(printed: (\d+ of \d+) for\)$", claim.evidence).groups() for claim in found]
+    assert [(f"{n} of {len(claim.pairs)}", printed) for claim, (n, printed) in zip(found, counts, strict=True)] == [
+        (count, count) for count in CLAIMS[name]
+    ]
 
 
 def test_differences_of_the_text():

@@ -4,9 +4,10 @@ import dataclasses
 import re
 
 import pytest
+from record_cases import record
 
 from repro.protocol import PAPER, load_protocol
-from repro.records.store import KEYS, record_path, write_record
+from repro.records.store import record_path, write_record
 from repro.run.plan import STAGE_SEED, Plan, list_lines, parse_shard, share, tables_of
 
 
@@ -130,17 +131,15 @@ def test_the_list_shows_every_row_of_every_table(tmp_path):
 
 
 def test_the_list_shows_what_is_recorded(tmp_path):
-    tables = {key: {} for key in ("per_class", "deviates", "settings", "provenance")}
-    record = dict.fromkeys(KEYS) | tables | {"format": 1, "value": 56.0, "run": {"seconds": 1.0}}
-    record |= {"per_class": {"head": 80.125}, "deviates": {"weights": "none"}}
-    write_record(record_path(tmp_path, "table1", "attention3-extra", 1), record)
-    write_record(record_path(tmp_path, "table1", "attention3-extra", 2), record | {"value": 57.0, "deviates": {}})
+    made = record("table1", "attention3-extra", 56.0, deviates={"weights": "none"})
+    made["per_class"]["head"] = 80.125
+    write_record(record_path(tmp_path, "table1", "attention3-extra", 1), made)
+    write_record(record_path(tmp_path, "table1", "attention3-extra", 2), made | {"value": 57.0, "deviates": {}})
     record_path(tmp_path, "table1", "max2", 1).parent.mkdir()
     record_path(tmp_path, "table1", "max2", 1).write_text("{")
     submission = {"archive": "a.tgz", "sha256": "0", "score": None}
     write_record(
-        record_path(tmp_path, "table4", "attention", 1),
-        record | {"value": None, "submission": submission, "deviates": {}},
+        record_path(tmp_path, "table4", "attention", 1), record("table4", "attention", None, submission=submission)
     )
     text = "\n".join(list_lines(["table1", "table2", "table4"], tmp_path, [1, 2]))
     assert "attention3-extra  56.39  run; recorded (seed 1: 56.00, deviates; seed 2: 57.00)\n" in text

@@ -11,6 +11,7 @@ import html5lib
 import pytest
 import report_cases as cases
 from markdown_it import MarkdownIt
+from record_cases import stamped
 
 from repro.files import write_json
 from repro.report import __main__ as report
@@ -173,7 +174,7 @@ def write_hostile(runs):
     record["per_class"] = dict(zip(names, (50.0, 41.0, 32.0), strict=True))
     record["run"]["versions"] = {HOSTILE: HOSTILE}
     record["provenance"][HOSTILE] = HOSTILE
-    write_json(runs / "demo" / f"{NAME}-seed1" / "record.json", record)
+    write_json(runs / "demo" / f"{NAME}-seed1" / "record.json", stamped(record))
     for number, field in enumerate(("table", "row", "format", "settings")):
         path = runs / NAME / f"{NAME}-{number}" / "record.json"
         write_json(path, cases.record("table1", "max2", 41.0) | {field: HOSTILE})
@@ -184,7 +185,7 @@ def write_hostile(runs):
     document["figures"][0]["file"] = f"{NAME}.png"
     write_json(picture, document)
     bench = cases.write_benchmark(runs)
-    document = hostile(json.loads(bench.read_text()), keep=("contestant",))
+    document = hostile(json.loads(bench.read_text()), keep=("contestant", "what"))
     document["conditions"]["versions"] = {"torch": HOSTILE}
     write_json(bench.with_name(f"bench{NAME}.json"), document)
     bench.unlink()

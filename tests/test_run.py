@@ -18,7 +18,7 @@ from repro.models.weights import save_caffemodel
 from repro.ops import backend
 from repro.protocol import SYNTHETIC_NOTE
 from repro.protocol import reading as protocol_module
-from repro.records.store import KEYS, read_record
+from repro.records.store import SCHEMA, read_record
 from repro.run import __main__ as run_module
 from repro.run import row as row_module
 
@@ -51,7 +51,7 @@ def test_a_table_from_nothing(tiny, tmp_path, capsys):
     assert set(found) == {f"{row}-seed1" for row in ROWS}
     for row in ROWS:
         record = read_record(tmp_path / "out" / "tiny" / f"{row}-seed1" / "record.json")
-        assert set(record) == set(KEYS)
+        assert set(record) == set(SCHEMA)
         assert (
             record["table"],
             record["row"],

@@ -1,7 +1,6 @@
-"""The VOC server's archive: what is in it, how it goes on after a stop, and the score that a person enters."""
+"""The VOC server's archive: what is in it, and how it goes on after a stop."""
 
 import hashlib
-import json
 import tarfile
 
 import numpy as np
@@ -139,63 +138,6 @@ def test_archives_depend_on_nothing_but_the_label_maps(tmp_path):
     assert archives[0] == archives[1]
     assert (tmp_path / "x" / "x.tgz").read_bytes()[3:8] == bytes(5)  # gzip's flags (no name) and time
     assert list(contents(tmp_path / "y" / "x.tgz")) == [f"{INSIDE}/a.png", f"{INSIDE}/b.png"]
-
-
-def test_a_score_is_entered_by_a_person(tiny, folder, tmp_path, capsys):
-    assert main(tiny) == 0
-    before = json.loads((folder / "record.json").read_text())
-    out = ["--out", str(tmp_path / "out")]
-    capsys.readouterr()
-    command = ["score", "tiny", "max2", "71.5", "--source", " http://host/anonymous/1.html ", *out]
-    assert main(command) == 0
-    record = read_record(folder / "record.json")
-    score = record["submission"]["score"]
-    assert score == {"value": 71.5, "source": "http://host/anonymous/1.html", "entered": score["entered"]}
-    assert capsys.readouterr().out == (
-        f"{folder / 'record.json'}: 71.50 entered on {score['entered']}, source: http://host/anonymous/1.html\n"
-    )
-    assert record["value"] == 71.5
-    assert record | {"value": None, "submission": before["submission"]} == before
-    assert main(tiny) == 0
-    assert ": recorded, 71.50\n" in capsys.readouterr().err
-
-    def refused(*arguments):
-        assert main([*arguments, *out]) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        return captured.err
-
-    path = folder / "record.json"
-    assert refused(*command[:6]) == (
-        f"error: {path}: must have no score yet; got 71.5 from http://host/anonymous/1.html; add --replace to correct it\n"
-    )
-    assert main([*command, "--replace"]) == 0
-    capsys.readouterr()
-    where = "error: score tiny max2: "
-    assert refused("score", "tiny", "max2", "101", "--source", "x") == (
-        f"{where}the value must be a percentage, 0..100; got 101.0; correct it\n"
-    )
-    assert refused("score", "tiny", "max2", "nan", "--source", "x").startswith(f"{where}the value must be a percentage")
-    assert refused("score", "tiny", "max2", "50", "--source", " ") == (
-        f"{where}--source must say where the score can be seen; got nothing; give the server's address of it\n"
-    )
-    assert refused("score", "tiny", "max3", "50", "--source", "x") == (
-        f"error: {tmp_path}/out/tiny/max3-seed1/record.json: must be the record of a submission; got no such file; run tiny --row max3 first\n"
-    )
-    (folder / "max2-seed1.tgz").write_bytes(b"another")
-    assert refused(*command[:6], "--replace") == (
-        f"error: {folder}/max2-seed1.tgz: must be the archive that was recorded; got other bytes; delete the record and run the row again\n"
-    )
-
-
-def test_a_measured_row_takes_no_score(tmp_path, capsys):
-    assert main([*run_command(tmp_path), "--row", "baseline"]) == 0
-    capsys.readouterr()
-    assert main(["score", "tiny", "baseline", "50", "--source", "x", "--out", str(tmp_path / "out")]) == 2
-    path = tmp_path / "out" / "tiny" / "baseline-seed1" / "record.json"
-    assert capsys.readouterr().err == (
-        f"error: {path}: must be the record of a submission; got one whose value was measured; enter no score for it\n"
-    )
 
 
 def test_a_broken_test_image_is_found_before_training(tiny, folder, tmp_path, capsys):

@@ -13,11 +13,10 @@ from repro.records.tables import (
     per_class_line,
     records_of,
     remarks,
-    row_value,
-    row_values,
     spread,
     table_lines,
 )
+from repro.records.verdict import measure
 
 SYNTHETIC = "[common.synthetic]\nnum_train = 1\nnum_val = 1\nsize = [9, 9]\nseed = 1\n\n[common.test]"
 
@@ -80,10 +79,10 @@ def tables(tmp_path, monkeypatch):
 
 
 def test_spread():
-    assert spread([]) == "-"
-    assert spread([51.914]) == "51.91"
-    assert spread([50.0, 52.0]) == "51.00 ± 1.41"  # sample standard deviation, sqrt(2)
-    assert spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+    assert spread(measure([])) == "-"
+    assert spread(measure([51.914])) == "51.91"
+    assert spread(measure([50.0, 52.0])) == "51.00 ± 1.41"  # sample standard deviation, sqrt(2)
+    assert spread(measure([1.0, 2.0, 3.0])) == "2.00 ± 1.00"
 
 
 def test_lines(tiny):
@@ -114,7 +113,23 @@ def test_notes(tiny, tmp_path):
         "deviates from the protocol: weights = none",
     ]
     synthetic = load_protocol(write_protocol(tmp_path, ("[common.test]", SYNTHETIC)))
-    assert notes(synthetic, {}) == [SYNTHETIC_NOTE]
+    assert notes(synthetic, {}) == [
+        SYNTHETIC_NOTE,
+        "the paper's values, of other data, stand beside for their order alone",
+    ]
+
+
+def test_drawn_data_have_no_difference_from_the_paper(tmp_path):
+    synthetic = load_protocol(write_protocol(tmp_path, ("[common.test]", SYNTHETIC)))
+    records = {"baseline": [record(50.0)], "max2": [record(53.0)]}
+    assert table_lines(synthetic, records)[:2] == [
+        ["row", "scales", "merge", "extra", "paper", "measured", "seconds"],
+        ["baseline", "{1}", "none", "w/o", "51.91", "50.00", "10"],
+    ]
+    text = as_markdown(synthetic, records)
+    assert "difference" not in text
+    assert "\n| :-- | :-- | :-- | :-- | --: | --: | --: |\n" in text
+    assert "several scales are better than one: supported; 2 pairs: 1 for, 1 not measured (printed: 1 of 1 for)" in text
 
 
 def test_per_class_line():
@@ -134,7 +149,7 @@ def test_text(tiny):
         "attention3-extra  {1, 0.75, 0.5}  attention  w/         -         -           -        -\n"
         "\n"
         "The paper's orderings:\n"
-        "  several scales are better than one: measured in 1 of 1 pairs of cells, printed in 1 of 1\n"
+        "  several scales are better than one: supported; 2 pairs: 1 for, 1 not measured (printed: 1 of 1 for)\n"
     )
     assert "orderings" not in as_text(tiny, {})
 
@@ -156,21 +171,14 @@ def test_markdown(tiny):
         "",
         "The paper's orderings:",
         "",
-        "- several scales are better than one: measured in 1 of 1 pairs of cells, printed in 1 of 1",
+        "- several scales are better than one: supported; 2 pairs: 1 for, 1 not measured (printed: 1 of 1 for)",
     ]
 
 
-def test_values_of_a_row(tables):
+def test_the_name_of_a_metric(tables):
     view = tables(
         'metric = "ball"\n[[row]]\nid = "a"\nof = "tiny/max2"\n[[row]]\nid = "m"\nof = "tiny/max2"\nmetric = "mean_iou"\n'
     )
-    ball, mean = view.rows
-    found = record(40.0, per_class={"ball": 30.0, "box": 50.0})
-    assert (row_value(ball, found), row_value(mean, found)) == (30.0, 40.0)
-    assert row_value(mean, record(None)) is None
-    assert row_values(mean, {"m": [record(1.0), record(None), record(3.0)]}) == [1.0, 3.0]
-    assert row_values(ball, {"a": [found], "x": [found, found]}, "x") == [30.0, 30.0]
-    assert row_values(ball, {}) == []
     assert metric_name(view) == "IoU by class and their mean"
     assert metric_name(tables('metric = "ball"\n[[row]]\nid = "a"\nof = "tiny/max2"\n')) == "IoU of ball"
 

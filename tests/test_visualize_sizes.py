@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-
 from repro.visualize.curve import draw_curves, save_curves
+
 from repro.visualize.sizes import SizedObject, components, size_bins, sized_objects
 
 

@@ -20,6 +20,7 @@ from repro.bench.cases import OPS, select
 from repro.bench.measure import Session, measure
 from repro.bench.timing import Clock, copy_bandwidth, settle_malloc
 from repro.device import choose_device
+from repro.records import benchmark
 from repro.records.store import git_state
 from repro.shell import check_writable, exit_code, log, one_line
 
@@ -45,7 +46,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="JSON, CSV and plot (default runs/bench/)"
     )
-    parser.add_argument("--plot", action="store_true", help="draw the ratios as a PNG too (needs matplotlib)")
+    parser.add_argument("--plot", action="store_true", help="draw the ratios as a PNG too")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser.parse_args(arguments)
 
@@ -121,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
                 log(f"torch.compile is left out: {reason}")
     conditions["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     document = {
-        "format": results.FORMAT,
+        "format": benchmark.FORMAT,
         "quick": options.quick,
         "conditions": conditions,
         "copy_gb_per_s": session.copy_bandwidth / 1e9,

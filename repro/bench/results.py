@@ -9,9 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from repro.files import write_json
+from repro.charts.bars import bench_bars
+from repro.charts.style import LIGHT, save_png
+from repro.files import json_text, write_together
 
-FORMAT = 1
 # Of one contestant in one direction of one case.
 COLUMNS = (
     "op",
@@ -58,12 +59,11 @@ def with_ratios(group: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def write(folder: Path, stem: str, document: dict[str, Any]) -> list[Path]:
     """Writes a run as <stem>.json and its results as <stem>.csv; returns their paths."""
     paths = [folder / f"{stem}.json", folder / f"{stem}.csv"]
-    write_json(paths[0], document)
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(document["results"])
-    paths[1].write_text(text.getvalue(), encoding="utf-8")
+    write_together({paths[0]: json_text(document), paths[1]: text.getvalue()})
     return paths
 
 
@@ -98,39 +98,10 @@ def as_text(results: list[dict[str, Any]]) -> str:
 
 
 def plot(path: Path, document: dict[str, Any]) -> None:
-    """Draws every ratio to the faster eager layout, and our share of the copy's bandwidth, as bars.
-
-    Raises:
-        RuntimeError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RuntimeError(
-            f"--plot: matplotlib must be installed; got {error}; pip install matplotlib, or leave --plot out"
-        ) from error
-    groups = list(_groups(document["results"]))
-    figure = Figure(figsize=(14, 2 + 0.3 * len(groups)), layout="constrained")
-    FigureCanvasAgg(figure)
-    ratio, share = figure.subplots(1, 2, sharey=True)
-    places = list(range(len(groups)))
-    for name, shift, colour in (("ours", -0.2, "#1b6ca8"), ("compile", 0.2, "#e0a030")):
-        bars = [(n + shift, group[name]["ratio"] - 1) for n, (_, group) in enumerate(groups) if name in group]
-        if bars:  # each begins at 1: slower than eager goes to the left
-            ratio.barh(*zip(*bars, strict=True), height=0.4, left=1, label=name, color=colour)
-    ratio.axvline(1, color="black", linewidth=1)
-    ratio.set(xscale="log", xlabel="times faster than the faster eager layout")
-    ratio.xaxis.set_major_formatter("{x:g}")
-    ratio.set_yticks(places, [" ".join(key) for key, _ in groups], fontsize=8)
-    ratio.invert_yaxis()
-    ratio.legend()
-    share.barh(places, [100 * g["ours"]["share_of_copy"] for _, g in groups], color="#1b6ca8")
-    share.axvline(100, color="black", linewidth=1)
-    share.set_xlabel(f"ours: ideal bytes per second, % of a copy's {document['copy_gb_per_s']:.1f} GB/s")
+    """Draws every ratio to the faster eager layout, and our share of the copy's bandwidth, as bars."""
     conditions = document["conditions"]
-    quick = ", quick" if document["quick"] else ""
-    figure.suptitle(
-        f"{conditions['device_name']}, {conditions['threads']} threads, torch {conditions['versions']['torch']}, {conditions['dtype']}{quick}"
+    title = (
+        f"{conditions['device_name']}, {conditions['threads']} threads, torch {conditions['versions']['torch']}, {conditions['dtype']}, "
+        f"copy {document['copy_gb_per_s']:.1f} GB/s{', quick' if document['quick'] else ''}"
     )
-    figure.savefig(path)
+    save_png(bench_bars(document["results"], ("ratio", "share_of_copy"), title, LIGHT), path)

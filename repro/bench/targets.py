@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from repro.bench.cases import BACKWARD, BOTH, FORWARD, LARGE, TEST_CROP
+from repro.records import benchmark
 
 Result = dict[str, Any]
 
@@ -93,9 +94,8 @@ def as_text(targets: list[dict[str, Any]]) -> str:
         return "targets: none apply (they are for float32, and on the CPU for 2 threads)\n"
     lines = [f"targets: {sum(t['reached'] for t in targets)} of {len(targets)} reached"]
     for t in targets:
-        bound = "<=" if t["what"] in ("memory", "launches") else ">="
         state = "reached" if t["reached"] else "MISSED "
         lines.append(
-            f"  {state}  {t['op']} {t['case']} {t['direction']}: {t['what']} {t['measured']:.3g}, required {bound} {t['required']:.3g}"
+            f"  {state}  {t['op']} {t['case']} {t['direction']}: {t['what']} {benchmark.measured(t)}, required {benchmark.required(t)}"
         )
     return "\n".join(lines) + "\n"

@@ -234,3 +234,11 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
         section, key, value = parse_override(text)
         changes.setdefault(section, {})[key] = value
     return _load(_path(table), changes, ())
+
+
+def load_protocols() -> dict[str, Protocol]:
+    """Loads every protocol: the paper's order, a stand-in behind its table, what is left at the end."""
+    present = {path.stem for path in PROTOCOLS.glob("*.toml")}
+    loaded = {name: load_protocol(name) for name in present}
+    order = [each for name in [*PAPER, *sorted(present)] if name in present for each in (name, loaded[name].stand_in)]
+    return {name: loaded[name] for name in dict.fromkeys(order) if name in loaded}

@@ -7,21 +7,29 @@ A record counts where it followed the protocol to the letter: real data, nothing
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from repro.protocol import PAPER, PROTOCOLS, Protocol, Row, load_protocol, settings_sha256
-from repro.records.store import SUBMISSION, read_record
-from repro.records.tables import row_value, spread
-
-EVALUATION = {"solver.max_iter", "weights.file"}  # what a run deviates in that evaluates released weights
-WAYS = {"evaluate": "released weights", "retrain": "trained"}  # as the protocols' tolerances name them
-SPREADS = 2
+from repro.protocol import PAPER, Row, load_protocol, load_protocols
+from repro.records.store import MEASURED, Record, walk
+from repro.records.tables import spread
+from repro.records.verdict import (
+    SPREADS,
+    WAYS,
+    Judgement,
+    Measured,
+    judge_difference,
+    judge_value,
+    measure,
+    minus,
+    row_of,
+    row_values,
+    unfit,
+    way_of,
+)
 
 
 @dataclass(frozen=True)
@@ -30,44 +38,22 @@ class Comparison:
 
     cell: Table and row.
     way: "evaluate" or "retrain".
-    values: Measured, one per seed, percent; for a printed difference the differences.
-    low, high: What is printed, percent; equal but for a printed range.
-    tolerance: Percentage points.
+    judged: The number, or for a printed difference the difference.
     """
 
     cell: str
     way: str
-    values: list[float]
-    low: float
-    high: float
-    tolerance: float
-
-    @property
-    def distance(self) -> float:
-        """How far the measured mean lies from what is printed, percentage points."""
-        mean = statistics.fmean(self.values)
-        return mean - min(max(mean, self.low), self.high)
-
-    @property
-    def in_spread(self) -> bool | None:
-        """Whether the paper lies within the mean and SPREADS standard deviations over seeds; None for one seed."""
-        if len(self.values) < 2:
-            return None
-        return abs(self.distance) <= SPREADS * statistics.stdev(self.values)
-
-    @property
-    def within(self) -> bool:
-        """Whether the cell agrees: within the tolerance, or (the seeds being that far apart) within the spread."""
-        return abs(self.distance) <= self.tolerance or bool(self.in_spread)
+    judged: Judgement
 
     def __str__(self) -> str:
-        printed = f"{self.low:.2f}" if self.low == self.high else f"{self.low:+.2f} to {self.high:+.2f}"
-        runs = f"{len(self.values)} {'run' if len(self.values) == 1 else 'seeds'}"
-        seeds = {None: "", True: "; the paper lies", False: "; the paper does not lie"}[self.in_spread]
+        judged, measured = self.judged, self.judged.measured
+        printed = f"{judged.low:.2f}" if judged.low == judged.high else f"{judged.low:+.2f} to {judged.high:+.2f}"
+        runs = f"{measured.seeds} {'run' if measured.seeds == 1 else 'seeds'}"
+        seeds = {None: "", True: "; the paper lies", False: "; the paper does not lie"}[judged.in_spread]
         seeds += f" within mean ± {SPREADS} spread" if seeds else ""
         return (
-            f"{'within ' if self.within else 'OUTSIDE'}  {self.cell} ({WAYS[self.way]}, {runs}): measured {spread(self.values)}, paper {printed}, "
-            f"off by {self.distance:+.2f}, tolerance {self.tolerance:g}{seeds}"
+            f"{'within ' if judged.within else 'OUTSIDE'}  {self.cell} ({WAYS[self.way]}, {runs}): measured {spread(measured)}, paper {printed}, "
+            f"off by {judged.distance:+.2f}, tolerance {judged.tolerance:g}{seeds}"
         )
 
 
@@ -84,7 +70,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """Lays the report out, the statement last."""
-        outside = sum(not comparison.within for comparison in self.compared)
+        outside = sum(not comparison.judged.within for comparison in self.compared)
         counts = Counter(self.aside)
         lines = [str(comparison) for comparison in self.compared]
         lines += ["Not comparable with the paper:"] if counts else []
@@ -95,57 +81,31 @@ class Report:
         return [*lines, total]
 
 
-def way_of(record: dict[str, Any]) -> str:
-    """Tells whether a record evaluates given weights or trained its own."""
-    return "evaluate" if record["settings"].get("solver", {}).get("max_iter") == 0 else "retrain"
-
-
-def unfit(record: dict[str, Any], row: Row) -> str:
-    """Says why a record is not comparable with the paper, or ""."""
-    way = way_of(record)
-    if record["synthetic"]:
-        return "synthetic data"
-    if not row.settings:
-        return f"the protocol's row is {row.status} now"
-    deviates = set(record["deviates"]) - (EVALUATION if way == "evaluate" else set())
-    if deviates:
-        return f"deviates from the protocol in {', '.join(sorted(deviates))}"
-    settings = row.settings
-    if way == "evaluate":
-        settings = settings | {"solver": settings["solver"] | {"max_iter": 0}}
-    if settings_sha256(settings) != record["provenance"].get("settings_sha256"):
-        return "made with other settings than the protocol has now"
-    if record["value"] is None:
-        return "no score of the server yet" if SUBMISSION in record else "no value"
-    return ""
-
-
 class _Records:
     """The comparable records of some folders by table, row and way, seed by seed."""
 
     def __init__(self, folders: Iterable[Path], report: Report):
-        self.found: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
-        protocols: dict[str, Protocol] = {}
-        for path in (path for folder in folders for path in sorted(folder.glob("*/*/record.json"))):
+        self.found: dict[tuple[str, str, str], dict[int, Record]] = {}
+        protocols = load_protocols()
+        for stored in walk(folders):
             try:
-                record = read_record(path)
-                if record["table"] not in protocols:
-                    protocols[record["table"]] = load_protocol(record["table"])
-                row = protocols[record["table"]].row(record["row"])
+                row = None if stored.reason else row_of(stored.record, protocols)
             except ValueError as error:
-                report.aside.append((str(path), str(error)))
+                stored = stored._replace(reason=str(error))
+            if stored.reason:
+                report.aside.append((str(stored.path), stored.reason))
                 continue
-            reason = unfit(record, row)
-            if reason:
-                report.aside.append((f"{record['table']}, in {path.parents[2]}", reason))
+            record = stored.record
+            if reason := unfit(record, row):
+                report.aside.append((f"{record['table']}, in {stored.out}", reason))
                 continue
             key = record["table"], record["row"], way_of(record)
             self.found.setdefault(key, {}).setdefault(record["seed"], record)
 
-    def values(self, name: str, row: Row, way: str) -> dict[int, float]:
-        """Reads the values of a row "TABLE/ROW" by another row's metric, by seed."""
+    def cell(self, name: str, row: Row, way: str) -> Measured | None:
+        """Sums up the values of a row "TABLE/ROW" by another row's metric."""
         table, _, row_id = name.partition("/")
-        return {seed: row_value(row, record) for seed, record in self.found.get((table, row_id, way), {}).items()}
+        return measure(row_values(row, self.found.get((table, row_id, way), {}).values()).values())
 
 
 def compare(folders: Iterable[Path]) -> Report:
@@ -161,25 +121,21 @@ def compare(folders: Iterable[Path]) -> Report:
         for row in protocol.rows:
             source = row.of or f"{protocol.name}/{row.id}"
             for way in WAYS:
-                values = records.values(source, row, way)
-                if not values:
+                measured = records.cell(source, row, way)
+                if measured is None:
                     continue
                 cell, tolerance = f"{protocol.name} {row.id}", protocol.tolerance[way]
-                if row.paper is not None:
+                if judged := judge_value(row, measured, tolerance):
                     used.add((source, way))
-                    report.compared.append(
-                        Comparison(cell, way, list(values.values()), row.paper, row.paper, tolerance)
-                    )
+                    report.compared.append(Comparison(cell, way, judged))
                 if row.difference:
-                    other, low, high = row.difference
-                    base = records.values(other, row, way)
+                    other = row.difference[0]
                     used.add((source, way))
-                    if not base:
+                    judged = judge_difference(row, minus(measured, records.cell(other, row, way)), tolerance)
+                    if judged is None:
                         report.aside.append((cell, f"prints a difference from {other}, which has no comparable record"))
                         continue
-                    mean = statistics.fmean(base.values())
-                    differences = [value - mean for value in values.values()]
-                    report.compared.append(Comparison(f"{cell} minus {other}", way, differences, low, high, tolerance))
+                    report.compared.append(Comparison(f"{cell} minus {other}", way, judged))
     for table, row_id, way in records.found:
         if (f"{table}/{row_id}", way) not in used:
             report.aside.append((f"{table} {row_id}", "the paper prints no number for it"))
@@ -188,7 +144,7 @@ def compare(folders: Iterable[Path]) -> Report:
 
 def default_folders() -> list[Path]:
     """Where records are, unless a command says otherwise: runs/ and the package's own."""
-    return [folder for folder in (Path("runs"), PROTOCOLS / "measured") if folder.is_dir()]
+    return [folder for folder in (Path("runs"), MEASURED) if folder.is_dir()]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -209,4 +165,4 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     report = compare(folders)
     print("\n".join(report.lines()))
-    return 0 if all(comparison.within for comparison in report.compared) else 1
+    return 0 if all(comparison.judged.within for comparison in report.compared) else 1

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from repro.protocol import Protocol, Row
+from repro.records.store import MEASURED, walk
+from repro.records.verdict import (
+    CONTRADICTED,
+    NOT_MEASURED,
+    SUPPORTED,
+    WITHIN_SPREAD,
+    Measured,
+    finding,
+    measure,
+    minus,
+    row_of,
+    row_values,
+    verdict,
+)
 
 Values = dict[str, list[float]]  # row id -> what was measured, one value per seed
-
-SUPPORTED, CONTRADICTED, MIXED, WITHIN_SPREAD, NOT_MEASURED = (
-    "supported",
-    "contradicted",
-    "mixed",
-    "within spread",
-    "not measured",
-)
 
 
 @dataclass(frozen=True)
@@ -26,24 +30,18 @@ class Pair:
 
     upper, lower: Row ids.
     printed: The paper's difference upper - lower; None where a cell has no printed value.
-    measured: The measured difference of means; None where a cell was not measured.
-    spread: Standard deviation over seeds of such a difference; None where a cell has one seed only.
+    measured: The measured difference; None where a cell was not measured.
     """
 
     upper: str
     lower: str
     printed: float | None
-    measured: float | None
-    spread: float | None
+    measured: Measured | None
 
     @property
     def finding(self) -> str:
         """What the pair says: "supported", "contradicted", "within spread" or "not measured"."""
-        if self.measured is None:
-            return NOT_MEASURED
-        if abs(self.measured) <= (self.spread or 0.0):
-            return WITHIN_SPREAD
-        return SUPPORTED if self.measured > 0 else CONTRADICTED
+        return finding(self.measured)
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,27 @@ class Claim:
         """What the measured pairs say together."""
         return verdict(pair.finding for pair in self.pairs)
 
+    @property
+    def evidence(self) -> str:
+        """Counts the pairs by finding, beside the paper's own count."""
+        return evidence([pair.finding for pair in self.pairs], [pair.printed for pair in self.pairs])
 
-def verdict(findings) -> str:
-    """Sums findings up: pairs within the spread of seeds speak neither for a claim nor against it."""
-    found = {finding for finding in findings if finding != NOT_MEASURED}
-    if not found:
-        return NOT_MEASURED
-    decided = found - {WITHIN_SPREAD}
-    if not decided:
-        return WITHIN_SPREAD
-    return decided.pop() if len(decided) == 1 else MIXED
+
+def evidence(findings: list[str], printed: Iterable[float | None]) -> str:
+    """Counts pairs of cells by finding, beside those that the printed values bear out."""
+    counted = [
+        f"{findings.count(one)} {words}"
+        for one, words in (
+            (SUPPORTED, "for"),
+            (CONTRADICTED, "against"),
+            (WITHIN_SPREAD, "within the spread"),
+            (NOT_MEASURED, "not measured"),
+        )
+        if one in findings
+    ]
+    known = [difference for difference in printed if difference is not None]
+    beside = f" (printed: {sum(d > 0 for d in known)} of {len(known)} for)" if known else ""
+    return f"{len(findings)} {'pair' if len(findings) == 1 else 'pairs'}: {', '.join(counted)}{beside}"
 
 
 def _pairs(protocol: Protocol) -> list[tuple[str, list[tuple[Row, Row]]]]:
@@ -115,37 +124,40 @@ def _pairs(protocol: Protocol) -> list[tuple[str, list[tuple[Row, Row]]]]:
     return [(claim, pairs) for claim, pairs in claims if pairs]
 
 
-def claims(protocol: Protocol, values: Values) -> list[Claim]:
+def known_spreads(protocol: Protocol) -> dict[str, float]:
+    """Reads the spread over seeds of every row of which records of several seeds are kept with the protocols as they are."""
+    kept: dict[str, list[dict]] = {}
+    for stored in walk([MEASURED], protocol.name):
+        try:
+            if not stored.reason and not stored.record["deviates"]:
+                kept.setdefault(row_of(stored.record, {protocol.name: protocol}).id, []).append(stored.record)
+        except ValueError:
+            continue
+    cells = {row_id: measure(row_values(protocol.row(row_id), found).values()) for row_id, found in kept.items()}
+    return {row_id: cell.spread for row_id, cell in cells.items() if cell and cell.spread is not None}
+
+
+def claims(protocol: Protocol, values: Values, known: Mapping[str, float] | None = None) -> list[Claim]:
     """Holds measured values against the paper's claims.
 
     Args:
         protocol: The table.
         values: Percent; rows that were not measured may be absent.
+        known: Row id -> its spread over seeds, for rows that were measured with one seed only.
     """
+
+    def cell(row: Row) -> Measured | None:
+        found = measure(values.get(row.id, []))
+        return found._replace(spread=(known or {}).get(row.id)) if found and found.spread is None else found
 
     def pair(upper: Row, lower: Row) -> Pair:
         printed = None if upper.paper is None or lower.paper is None else upper.paper - lower.paper
-        a, b = values.get(upper.id), values.get(lower.id)
-        measured = statistics.fmean(a) - statistics.fmean(b) if a and b else None
-        spread = None
-        if a and b and len(a) > 1 and len(b) > 1:
-            spread = math.hypot(statistics.stdev(a), statistics.stdev(b))
-        return Pair(upper.id, lower.id, printed, measured, spread)
+        return Pair(upper.id, lower.id, printed, minus(cell(upper), cell(lower)))
 
     return [Claim(text, tuple(pair(*rows) for rows in pairs)) for text, pairs in _pairs(protocol)]
 
 
-def orderings(protocol: Protocol, values: Values) -> list[str]:
-    """Counts, for each of the paper's orderings, in how many pairs of cells it was measured, beside the paper's own count."""
-
-    def count(pairs: tuple[Pair, ...], difference: Callable[[Pair], float | None]) -> str:
-        known = [d for pair in pairs if (d := difference(pair)) is not None]
-        return f"{sum(d >= 0 for d in known)} of {len(known)}"
-
-    lines = []
-    for claim in claims(protocol, values):
-        measured = count(claim.pairs, lambda pair: pair.measured)
-        if not measured.endswith(" of 0"):
-            printed = count(claim.pairs, lambda pair: pair.printed)
-            lines.append(f"{claim.text}: measured in {measured} pairs of cells, printed in {printed}")
-    return lines
+def orderings(protocol: Protocol, values: Values, known: Mapping[str, float] | None = None) -> list[str]:
+    """Says of each of the paper's orderings what was measured; arguments as for `claims`."""
+    found = [claim for claim in claims(protocol, values, known) if claim.verdict != NOT_MEASURED]
+    return [f"{claim.text}: {claim.verdict}; {claim.evidence}" for claim in found]

@@ -6,22 +6,17 @@ import statistics
 from typing import Any
 
 from repro.protocol import Protocol, Row
-from repro.records.claims import orderings
+from repro.records.claims import known_spreads, orderings
+from repro.records.verdict import Measured, judge_value, measure, minus, row_values
 
 Records = dict[str, list[dict[str, Any]]]  # row id -> its records, one per seed
 
 
-def spread(values: list[float]) -> str:
+def spread(cell: Measured | None) -> str:
     """Writes a mean, with the standard deviation over seeds where there are several."""
-    if not values:
+    if cell is None:
         return "-"
-    mean = f"{statistics.fmean(values):.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
-
-
-def row_value(row: Row, record: dict[str, Any]) -> float | None:
-    """Reads a row's value from a record of its own or of the row that it shows; None where a server has yet to score the predictions."""
-    return record["value"] if row.metric == "mean_iou" else record["per_class"][row.metric]
+    return f"{cell.mean:.2f}" + (f" ± {cell.spread:.2f}" if cell.spread is not None else "")
 
 
 def records_of(protocol: Protocol, every: dict[str, Records]) -> Records:
@@ -44,10 +39,9 @@ def records_of(protocol: Protocol, every: dict[str, Records]) -> Records:
     return found
 
 
-def row_values(row: Row, records: Records, key: str = "") -> list[float]:
-    """Lists a row's measured values, one per seed; with `key` the values of another row, by this row's metric."""
-    values = [row_value(row, record) for record in records.get(key or row.id, [])]
-    return [value for value in values if value is not None]
+def _cell(row: Row, records: Records, key: str = "") -> Measured | None:
+    """Sums up what was measured of a row; with `key` of another row, by this row's metric."""
+    return measure(row_values(row, records.get(key or row.id, [])).values())
 
 
 def _printed(row: Row) -> str:
@@ -63,26 +57,34 @@ def _measured(row: Row, records: Records) -> str:
     """Writes what was measured, or why there is nothing."""
     if row.status != "run":
         return row.status
-    values = row_values(row, records)
-    if not values and records.get(row.id):
+    cell = _cell(row, records)
+    if cell is None and records.get(row.id):
         return "no score yet"
-    base = row_values(row, records, row.difference[0]) if row.difference else []
-    bracket = f" ({statistics.fmean(values) - statistics.fmean(base):+.2f})" if values and base else ""
-    return spread(values) + bracket
+    difference = minus(cell, _cell(row, records, row.difference[0])) if row.difference else None
+    return spread(cell) + (f" ({difference.mean:+.2f})" if difference else "")
+
+
+def _difference(row: Row, records: Records) -> str:
+    """Writes how far a row's mean lies from the printed value."""
+    judged = judge_value(row, _cell(row, records), 0.0)
+    return f"{judged.distance:+.2f}" if judged else "-"
 
 
 def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
     """Lays the table out: a header, then one line per row of the protocol, also of those that do not run.
 
+    Drawn data are others than the paper's: beside them the paper's values stand for their order, and there is no difference.
+
     Args:
         protocol: The table.
         records: As of `records_of`.
     """
-    lines = [["row", "scales", "merge", "extra", "paper", "measured", "difference", "seconds"]]
+    compared = not protocol.synthetic
+    head = ["row", "scales", "merge", "extra", "paper", "measured", *(["difference"] if compared else []), "seconds"]
+    lines = [head]
     for row in protocol.rows:
         model = row.settings.get("model")
         found = records.get(row.id, [])
-        values = row_values(row, records)
         lines.append(
             [
                 row.id,
@@ -91,7 +93,7 @@ def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
                 ("w/" if model["extra_supervision"] else "w/o") if model else "-",
                 _printed(row),
                 _measured(row, records),
-                f"{statistics.fmean(values) - row.paper:+.2f}" if values and row.paper is not None else "-",
+                *([_difference(row, records)] if compared else []),
                 f"{statistics.fmean(r['run']['seconds'] for r in found):.0f}" if found else "-",
             ]
         )
@@ -114,6 +116,8 @@ def notes(protocol: Protocol, records: Records) -> list[str]:
     """Says what a reader of the table must know: stand-in data, seeds, deviations from the protocol."""
     every = [record for found in records.values() for record in found]
     result = [protocol.note] if protocol.note else []
+    if protocol.synthetic:
+        result.append("the paper's values, of other data, stand beside for their order alone")
     if protocol.view:
         rows = {row.of for row in protocol.rows}
         shown = rows if len(rows) == 1 else {of.partition("/")[0] for of in rows}
@@ -123,6 +127,12 @@ def notes(protocol: Protocol, records: Records) -> list[str]:
         result.append(f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}")
     deviations = sorted({f"{key} = {value}" for record in every for key, value in record["deviates"].items()})
     result += [f"deviates from the protocol: {text}" for text in deviations]
+    changes = {
+        f"resumed under other circumstances: {record['row']}, seed {record['seed']}: {key}: {', then '.join(values)}"
+        for record in every
+        for key, values in record["run"].get("resumed_under", {}).items()
+    }
+    result += sorted(changes)
     scores = [score for record in every if (score := record.get("submission", {}).get("score"))]
     result += sorted({f"scored by a server, entered by hand from {score['source']}" for score in scores})
     return result
@@ -142,8 +152,10 @@ def per_class_line(record: dict[str, Any]) -> str:
 
 def _lists(protocol: Protocol, records: Records) -> list[tuple[str, list[str]]]:
     """Collects the lists that follow the table, with their titles; none is empty."""
-    values = {row.id: row_values(row, records) for row in protocol.rows}
-    lists = [("About the rows:", remarks(protocol)), ("The paper's orderings:", orderings(protocol, values))]
+    values = {row.id: list(row_values(row, records.get(row.id, [])).values()) for row in protocol.rows}
+    own = not any(record["deviates"] for found in records.values() for record in found)
+    ordered = orderings(protocol, values, known_spreads(protocol) if own else {})
+    lists = [("About the rows:", remarks(protocol)), ("The paper's orderings:", ordered)]
     return [(title, found) for title, found in lists if found]
 
 
@@ -171,7 +183,7 @@ def as_text(protocol: Protocol, records: Records) -> str:
 def as_markdown(protocol: Protocol, records: Records) -> str:
     """Renders the table for README and other Markdown."""
     lines = table_lines(protocol, records)
-    align = [":--"] * 4 + ["--:"] * 4
+    align = [":--"] * 4 + ["--:"] * (len(lines[0]) - 4)
     body = ["| " + " | ".join(line) + " |" for line in [lines[0], align, *lines[1:]]]
     head = [
         f"**{protocol.title}** ({metric_name(protocol)}, percent; paper: {protocol.source})",

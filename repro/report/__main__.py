@@ -6,10 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from repro.files import write_text
+from repro.records.store import MEASURED, walk
 from repro.report.collect import collect
 from repro.report.data import build
 from repro.report.page import write
-from repro.report.readme import MEASURED, replace_block, tables_block
+from repro.report.readme import replace_block, tables_block
 from repro.shell import exit_code
 
 RUNS = Path("runs")
@@ -46,7 +48,7 @@ def renew(path: Path, runs: list[Path], check: bool) -> int:
         print(f"{path}: its tables are stale; run python -m repro.report --write {path}", file=sys.stderr)
         return 1
     if not check:
-        path.write_text(renewed, encoding="utf-8")
+        write_text(path, renewed)
     return 0
 
 
@@ -60,7 +62,7 @@ def report(options: argparse.Namespace) -> int:
     """Does what the command line asks; returns the exit code."""
     if path := options.write or options.check:
         return renew(path, options.runs or [MEASURED], check=options.check is not None)
-    runs = options.runs or [RUNS if any(RUNS.glob("*/*/record.json")) else MEASURED]
+    runs = options.runs or [RUNS if any(walk([RUNS])) else MEASURED]
     if missing := [run for run in runs if not run.is_dir()]:
         raise FileNotFoundError(
             f"--runs: must be folders; got {', '.join(map(str, missing))}, which is none; give the --out of a run"

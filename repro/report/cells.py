@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 from repro.protocol import Protocol, Row
-from repro.records.check import SPREADS, way_of
-from repro.records.tables import row_value
-from repro.report.collect import Collection, Found, row_of
+from repro.records.verdict import (
+    NOT_COMPARABLE,
+    Measured,
+    judge_difference,
+    judge_value,
+    measure,
+    minus,
+    row_values,
+    way_of,
+)
+from repro.report.collect import Collection, named_row
 from repro.report.provenance import commands
 
 MERGES = {"none": "Single scale", "max": "Max-pooling", "average": "Average-pooling", "attention": "Attention"}
-# A cell's mark: how its difference stands to the protocol's tolerance.
-WITHIN, IN_SPREAD, ABOVE, BELOW, NOT_COMPARABLE = "within", "in spread", "above", "below", "not comparable"
 
 
 def scale_set(scales: list[float]) -> str:
@@ -21,34 +26,10 @@ def scale_set(scales: list[float]) -> str:
     return "{" + ", ".join(f"{scale:g}" for scale in scales) + "}"
 
 
-def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
-    """Computes the mean, and the standard deviation where there are several values."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def mark_of(difference: float, spread: float | None, tolerance: float) -> str:
-    """Marks a difference from the paper: within the tolerance, else within two spreads of the seeds, else above or below."""
-    if abs(difference) <= tolerance:
-        return WITHIN
-    if spread is not None and abs(difference) <= SPREADS * spread:
-        return IN_SPREAD
-    return ABOVE if difference > 0 else BELOW
-
-
-def _values(row: Row, records: list[Found]) -> dict[int, float]:
-    known = [found for found in records if row.metric == "mean_iou" or row.metric in found.record["per_class"]]
-    values = {found.record["seed"]: row_value(row, found.record) for found in known}
-    return {seed: value for seed, value in values.items() if value is not None}
-
-
-def _difference(row: Row, values: dict[int, float], collection: Collection) -> dict[str, Any]:
-    """Compares a row whose printed number is a difference from another row."""
-    name, low, high = row.difference
-    base = row_of(collection.protocols, name)
-    found = collection.records.get(tuple(name.split("/", 1)), [])
-    base_values = _values(base[1], found) if base else {}
-    measured = statistics.fmean(values.values()) - statistics.fmean(base_values.values()) if base_values else None
-    return {"row": name, "low": low, "high": high, "measured": measured if values else None}
+def _difference(row: Row, measured: Measured, collection: Collection) -> Measured | None:
+    """Subtracts from a cell the row from which the paper prints its difference."""
+    found = collection.records.get(tuple(row.difference[0].split("/", 1)), [])
+    return minus(measured, measure(row_values(row, (one.record for one in found)).values()))
 
 
 def cell(protocol: Protocol, row: Row, collection: Collection, typed: str) -> dict[str, Any]:
@@ -60,10 +41,10 @@ def cell(protocol: Protocol, row: Row, collection: Collection, typed: str) -> di
         collection: What was found.
         typed: The table's name on the command line.
     """
-    owner = row_of(collection.protocols, row.of) if row.of else (protocol, row)
+    owner = named_row(collection.protocols, row.of) if row.of else (protocol, row)
     key = (owner[0].name, owner[1].id) if owner else ("", "")
     records = collection.records.get(key, [])
-    values = _values(row, records)
+    values = row_values(row, (found.record for found in records))
     unfit = next((found.unfit for found in records if found.unfit), "")
     overrides = records[0].record["deviates"] if unfit else {}
     way = way_of(records[0].record) if records else "retrain"
@@ -98,18 +79,25 @@ def cell(protocol: Protocol, row: Row, collection: Collection, typed: str) -> di
     result["state"] = "measured" if values else "awaiting score" if records else "not run"
     if not values:
         return result
-    mean, spread = result["mean"], result["spread"] = mean_and_spread(list(values.values()))
-    difference = mean - row.paper if row.paper is not None else None
+    measured = measure(values.values())
+    result["mean"], result["spread"] = measured.mean, measured.spread
+    difference = None
     if row.difference:
-        result["from"] = _difference(row, values, collection)
-        if row.paper is None and (measured := result["from"]["measured"]) is not None:
-            low, high = sorted((result["from"]["low"], result["from"]["high"]))
-            difference = min(measured - low, 0.0) + max(measured - high, 0.0)  # 0 inside the printed range
-    result["difference"] = difference
-    if difference is not None:
-        tolerance = result["tolerance"]
-        comparable = result["comparable"] and tolerance is not None
-        result["mark"] = mark_of(difference, spread, tolerance) if comparable else NOT_COMPARABLE
+        difference = _difference(row, measured, collection)
+        low, high = row.difference[1:]
+        result["from"] = {
+            "row": row.difference[0],
+            "low": low,
+            "high": high,
+            "measured": difference and difference.mean,
+        }
+    tolerance = result["tolerance"]
+    judged = (
+        judge_difference(row, difference, tolerance) if row.paper is None else judge_value(row, measured, tolerance)
+    )
+    if judged and not protocol.synthetic:  # drawn data are others: their distance from the paper's value means nothing
+        result["difference"] = judged.distance
+        result["mark"] = judged.mark if result["comparable"] else NOT_COMPARABLE
     return result
 
 

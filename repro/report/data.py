@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from repro.protocol import Protocol
-from repro.records.claims import NOT_MEASURED, claims, verdict
+from repro.records.claims import claims, known_spreads
 from repro.records.tables import metric_name
-from repro.report.cells import IN_SPREAD, WITHIN, cell, layout
+from repro.records.verdict import IN_SPREAD, NOT_MEASURED, WITHIN, verdict
+from repro.report.cells import cell, layout
 from repro.report.collect import Collection, Found
 from repro.report.measurements import (
     PAPER_DEVICE,
@@ -33,7 +34,12 @@ PACKAGE = Path(__file__).parents[1]
 
 def href(path: Path, out: Path) -> str:
     """Writes the address of a file as a page in `out` links it."""
-    return quote(Path(os.path.relpath(path, out)).as_posix())
+    return quote(os.fsencode(os.path.relpath(path, out)))
+
+
+def printable(text: object) -> str:
+    """Writes a path, or a text with one, so that any file can hold it: bytes that are no UTF-8 as \\xff."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _table_claims(protocol: Protocol, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -45,21 +51,29 @@ def _table_claims(protocol: Protocol, cells: list[dict[str, Any]]) -> list[dict[
             sets.setdefault(key, {})[each["row"]] = list(each["values"].values())
     chosen = max(sets, key=lambda key: (key == "{}", len(sets[key])), default="{}")
     found = []
-    for claim in claims(protocol, sets.get(chosen, {})):
+    known = known_spreads(protocol) if chosen == "{}" else {}
+    for claim in claims(protocol, sets.get(chosen, {}), known):
         pairs = [
             {
                 "upper": pair.upper,
                 "lower": pair.lower,
                 "printed": pair.printed,
-                "measured": pair.measured,
-                "spread": pair.spread,
+                "measured": pair.measured and pair.measured.mean,
+                "spread": pair.measured and pair.measured.spread,
                 "finding": pair.finding,
             }
             for pair in claim.pairs
         ]
         kind = "synthetic" if protocol.synthetic else "overridden" if chosen != "{}" else "paper"
         found.append(
-            {"text": claim.text, "table": protocol.name, "kind": kind, "verdict": claim.verdict, "pairs": pairs}
+            {
+                "text": claim.text,
+                "table": protocol.name,
+                "kind": kind,
+                "verdict": claim.verdict,
+                "evidence": claim.evidence,
+                "pairs": pairs,
+            }
         )
     return found
 
@@ -109,25 +123,21 @@ def _provenance(protocol: Protocol, collection: Collection, out: Path) -> dict[s
 def _figures(protocol: Protocol, collection: Collection, out: Path) -> dict[str, Any] | None:
     if protocol.name not in collection.figures:
         return None
-    folder, document = collection.figures[protocol.name]
+    found = collection.figures[protocol.name]
     present = {
-        found.sha256 for (table, _), group in collection.records.items() if table == protocol.name for found in group
+        one.sha256 for (table, _), group in collection.records.items() if table == protocol.name for one in group
     }
-    made_from = document.get("records") if isinstance(document.get("records"), dict) else {}
     return {
-        "rule": str(document.get("rule", "")),
-        "note": str(document.get("note", "")),
-        "synthetic": bool(document.get("synthetic")),
-        "stale": sorted(str(row) for row, sha256 in made_from.items() if sha256 not in present),
+        "rule": found.rule,
+        "note": found.note,
+        "synthetic": found.synthetic,
+        "stale": sorted(row for row, sha256 in found.records.items() if sha256 not in present),
         "figures": [
-            {key: str(figure.get(key, "")) for key in ("kind", "row", "title", "alt", "caption", "image", "chosen")}
-            | {"iou": figure["iou"] if isinstance(figure.get("iou"), int | float) else None}
-            | {"href": href(folder / figure["file"], out)}
-            for figure in document["figures"]
+            {key: value for key, value in figure.items() if key != "file"}
+            | {"href": href(found.folder / figure["file"], out)}
+            for figure in found.figures
         ],
-        "attention_by_size": [
-            {key: entry[key] for key in ("row", "seed", "scales", "bins")} for entry in document["attention_by_size"]
-        ],
+        "attention_by_size": found.attention_by_size,
     }
 
 
@@ -244,7 +254,7 @@ def build(collection: Collection, out: Path) -> dict[str, Any]:
             "device": PAPER_DEVICE,
         },
         "benchmarks": [
-            {"href": href(path, out), "name": path.stem}
+            {"href": href(path, out), "name": printable(path.stem)}
             | {key: document.get(key) for key in ("quick", "conditions", "copy_gb_per_s", "results", "targets")}
             for path, document in collection.benchmarks
         ],
@@ -252,5 +262,5 @@ def build(collection: Collection, out: Path) -> dict[str, Any]:
         "rulings_in_code": code_notes(PACKAGE, "Paper:", "inferred"),
         "differences_from_caffe": differences_from_caffe(),
         "deviations_in_code": code_notes(PACKAGE, "Deviates:"),
-        "not_used": [{"file": str(path), "reason": reason} for path, reason in collection.not_used],
+        "not_used": [{"file": printable(path), "reason": printable(reason)} for path, reason in collection.not_used],
     }

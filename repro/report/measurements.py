@@ -7,7 +7,9 @@ import math
 import statistics
 from typing import Any
 
+from repro.files import is_number
 from repro.protocol import Protocol, Row
+from repro.records.store import class_names
 from repro.report.collect import Collection, Found
 from repro.solver.lr_policy import learning_rate
 
@@ -30,11 +32,6 @@ def headline(protocol: Protocol, collection: Collection) -> tuple[Row, Row | Non
     return best, single[0] if single and single[0] is not best else None
 
 
-def _class_names(records: list[Found]) -> list[str]:
-    """Reads a row's classes from its records, for an override may have changed them."""
-    return records[0].record["settings"]["data"]["class_names"]
-
-
 def _labelled(records: list[Found]) -> bool:
     return bool(records) and all(found.record["confusion"] for found in records)
 
@@ -48,10 +45,10 @@ def classes(protocol: Protocol, row: Row, base: Row | None, collection: Collecti
         collection: What was found.
         stands_for: The table whose printed classes belong to it.
     """
-    names = _class_names(collection.records[protocol.name, row.id])
+    names = class_names(collection.records[protocol.name, row.id][0].record)
     series = []
     for each in (base, row):
-        if each is None or _class_names(collection.records[protocol.name, each.id]) != names:
+        if each is None or class_names(collection.records[protocol.name, each.id][0].record) != names:
             continue
         found = [one.record["per_class"] for one in collection.records[protocol.name, each.id]]
         columns = [[float(record[name]) for record in found] for name in names]
@@ -78,7 +75,7 @@ def confusion(protocol: Protocol, row: Row, collection: Collection) -> dict[str,
     found = [one.record["confusion"] for one in records]
     summed = [[sum(counts) for counts in zip(*lines, strict=True)] for lines in zip(*found, strict=True)]
     shares = [[count / sum(line) if sum(line) else None for count in line] for line in summed]
-    return {"row": row.id, "classes": _class_names(records), "seeds": len(found), "shares": shares}
+    return {"row": row.id, "classes": class_names(records[0].record), "seeds": len(found), "shares": shares}
 
 
 def curves(found: list[Found]) -> dict[str, Any] | None:
@@ -91,7 +88,9 @@ def curves(found: list[Found]) -> dict[str, Any] | None:
     solver = found[0].record["settings"].get("solver", {})
     try:
         rates = [learning_rate(solver, start) for start in edges[:-1]]
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        rates = []
+    if not all(map(is_number, rates)):  # of an override that no run took
         rates = []
     losses = {
         str(one.record["seed"]): [statistics.fmean(one.record["loss_curve"][a:b]) for a, b in itertools.pairwise(edges)]
@@ -107,10 +106,10 @@ def speed(row_id: str, found: list[Found]) -> dict[str, Any]:
     for one in found:
         solver = one.record["settings"].get("solver", {})
         sizes = [solver.get(key) for key in ("batch_size", "iter_size")]
-        per_iteration = math.prod(sizes) if all(isinstance(size, int) for size in sizes) else 0
-        seconds = one.record["run"]["train_seconds"]
-        if seconds > 0 and per_iteration:
-            trained.append(len(one.record["loss_curve"]) * per_iteration / seconds)
+        per_iteration = math.prod(sizes) if all(type(size) is int and 0 < size < 2**31 for size in sizes) else 0
+        rate = len(one.record["loss_curve"]) * per_iteration / max(one.record["run"]["train_seconds"], 1e-9)
+        if rate and one.record["run"]["train_seconds"]:
+            trained.append(rate)
     tested = [
         1000 * (one.record["run"]["seconds"] - one.record["run"]["train_seconds"]) / one.record["n_images"]
         for one in found

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import jinja2
 from markupsafe import Markup
-from PIL import Image
+from matplotlib.figure import Figure
 
-from repro.files import write_json
-from repro.report import figures
+from repro.charts.bars import bench_bars, class_bars, confusion_map
+from repro.charts.curves import attention_by_size, loss_curve
+from repro.charts.style import adaptive, plain, svg
+from repro.files import json_text, write_together
+from repro.report.data import printable
+from repro.report.pictures import read_picture
 from repro.report.words import FILTERS, GLYPHS, MARKS, by_row_lists, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 # What means something anywhere in a line of Markdown, before //, and at the beginning of a line.
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$]|:(?=//)|^#|^[-+=](?=[-+=\s]|$)|(?<=^\d)[.)](?=\s))")
+
+
+def shown_text(text: str) -> str:
+    """Puts a sign in the place of control characters, which neither HTML nor SVG may hold."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def markdown_text(value: object) -> str:
@@ -41,37 +52,41 @@ def draw(data: dict[str, Any]) -> dict[tuple, str]:
     """Draws every figure of the report.
 
     Returns:
-        SVG in stand-in colours (see figures.adaptive and figures.plain), by (table, kind, row) or ("bench", number, kind).
+        SVG in stand-in colours (see charts.style), by (table, kind, row) or ("bench", number, kind).
     """
-    drawn: dict[tuple, str] = {}
+    drawn: dict[tuple, Figure] = {}
     for table in data["tables"]:
         name = table["name"]
         if table["classes"]:
-            drawn[name, "classes"] = figures.class_bars(table["classes"])
-            drawn[name, "confusion"] = figures.confusion_map(table["confusion"])
+            drawn[name, "classes"] = class_bars(table["classes"])
+            drawn[name, "confusion"] = confusion_map(table["confusion"])
         for row, curve in table["curves"].items():
-            drawn[name, "loss", row] = figures.loss_curve(row, curve)
+            drawn[name, "loss", row] = loss_curve(row, curve)
         for row, entries in by_row_lists((table["figures"] or {}).get("attention_by_size", [])):
-            drawn[name, "size", row] = figures.attention_by_size(row, entries)
+            drawn[name, "size", row] = attention_by_size(entries)
     for number, bench in enumerate(data["benchmarks"]):
         for kind in ("ratio", "share_of_copy") if bench["results"] else ():
-            drawn["bench", number, kind] = figures.bench_bars(bench["results"], kind)
-    return drawn
+            drawn["bench", number, kind] = bench_bars(bench["results"], [kind])
+    return {key: svg(figure) for key, figure in drawn.items()}
 
 
-def _svg_size(svg: str) -> dict[str, int]:
-    points = (float(re.search(rf'{side}="([\d.]+)pt"', svg)[1]) for side in ("width", "height"))
+def _svg_size(drawing: str) -> dict[str, int]:
+    points = (float(re.search(rf'{side}="([\d.]+)pt"', drawing)[1]) for side in ("width", "height"))
     return dict(zip(("width", "height"), (round(value * 4 / 3) for value in points), strict=True))
+
+
+def followed(href: str, out: Path) -> Path:
+    """Finds the file that a page in `out` links, also before that folder is there."""
+    return Path(os.path.normpath(out / os.fsdecode(unquote_to_bytes(href))))
 
 
 def _photo(path: Path) -> dict[str, Any]:
     """Embeds a picture; as WebP, a sixth of a PNG's bytes, for the file itself is one click away."""
     buffer = io.BytesIO()
-    with Image.open(path) as picture:
-        size = picture.size
-        picture.convert("RGB").save(buffer, format="WEBP", quality=90, method=2)
+    picture = read_picture(path)
+    picture.save(buffer, format="WEBP", quality=90, method=2)
     src = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return {"src": src, "width": size[0], "height": size[1]}
+    return {"src": src, "width": picture.width, "height": picture.height}
 
 
 def _context(data: dict[str, Any], runs: list[Path]) -> dict[str, Any]:
@@ -87,7 +102,7 @@ def _context(data: dict[str, Any], runs: list[Path]) -> dict[str, Any]:
         "measured": measured,
         "glyphs": GLYPHS,
         "marks": MARKS,
-        "runs": ", ".join(str(run) for run in runs),
+        "runs": ", ".join(map(printable, runs)),
     }
 
 
@@ -102,19 +117,21 @@ def html(data: dict[str, Any], drawn: dict[tuple, str], runs: list[Path], out: P
     )
     environment.filters |= FILTERS
     embedded = {
-        key: {"src": "data:image/svg+xml;base64," + base64.b64encode(figures.adaptive(svg).encode()).decode()}
-        | _svg_size(svg)
-        for key, svg in drawn.items()
+        key: {"src": "data:image/svg+xml;base64," + base64.b64encode(adaptive(drawing).encode()).decode()}
+        | _svg_size(drawing)
+        for key, drawing in drawn.items()
     }
     photos = {
-        figure["href"]: _photo(out / unquote(figure["href"]))
+        figure["href"]: _photo(followed(figure["href"], out))
         for table in data["tables"]
         if table["figures"]
         for figure in shown(table["figures"])
     }
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("report.html.j2").render(
-        _context(data, runs), figures=embedded, photos=photos, style=style
+    return shown_text(
+        environment.get_template("report.html.j2").render(
+            _context(data, runs), figures=embedded, photos=photos, style=style
+        )
     )
 
 
@@ -136,18 +153,21 @@ def markdown(data: dict[str, Any], files: dict[tuple, str], runs: list[Path]) ->
     )
     environment.filters |= FILTERS | {"code": markdown_code, "raw": Markup}
     text = environment.get_template("report.md.j2").render(_context(data, runs), figures=files)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return shown_text(re.sub(r"\n{3,}", "\n\n", text).strip()) + "\n"
 
 
 def write(data: dict[str, Any], runs: list[Path], out: Path) -> None:
-    """Writes the three files and the Markdown's figures into a folder, which is made where it is missing."""
+    """Writes the three files and the Markdown's figures into a folder, all or none; it is made where it is missing."""
     drawn = draw(data)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
     files: dict[tuple, str] = {}
-    for number, (key, svg) in enumerate(drawn.items()):
+    for number, key in enumerate(drawn):
         name = re.sub(r"[^\w-]+", "-", "-".join(map(str, key)))
         files[key] = f"figures/{name}.svg" if name not in str(files.values()) else f"figures/{name}-{number}.svg"
-        (out / files[key]).write_text(figures.plain(svg), encoding="utf-8")
-    write_json(out / "report.json", data)
-    (out / "report.md").write_text(markdown(data, files, runs), encoding="utf-8")
-    (out / "report.html").write_text(html(data, drawn, runs, out), encoding="utf-8")
+    write_together(
+        {out / files[key]: plain(drawing) for key, drawing in drawn.items()}
+        | {
+            out / "report.json": json_text(data),
+            out / "report.md": markdown(data, files, runs),
+            out / "report.html": html(data, drawn, runs, out),
+        }
+    )

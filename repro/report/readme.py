@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from repro.protocol import PAPER, PROTOCOLS, Protocol, load_protocol, settings_sha256
-from repro.records.store import read_record
+from repro.protocol import PAPER, Protocol, load_protocols
+from repro.records.benchmark import measured, read_benchmark, required
+from repro.records.store import walk
 from repro.records.tables import Records, as_markdown, records_of
-from repro.report.collect import read_benchmark
+from repro.records.verdict import row_of
 
-MEASURED = PROTOCOLS / "measured"
 BEGIN, END = "<!-- tables: written by repro.report, do not edit -->", "<!-- end of tables -->"
 
 
@@ -19,22 +19,21 @@ def read_runs(folders: list[Path]) -> list[tuple[Protocol, Records]]:
     Raises:
         ValueError: A record is damaged, or was not made with the protocol as it is now.
     """
+    protocols = load_protocols()
     every: dict[str, Records] = {}
-    for path in sorted(path for folder in folders for path in folder.glob("*/*/record.json")):
-        record = read_record(path)
-        protocol = load_protocol(record["table"])
-        unchanged = settings_sha256(protocol.row(record["row"]).settings) == record["provenance"]["settings_sha256"]
-        if not unchanged and not record["deviates"]:
-            raise ValueError(
-                f"{path}: must have been made with {protocol.name}.toml as it is; got other settings; measure the row again"
-            )
+    for path, record, _, reason in walk(folders):
+        try:
+            if reason:
+                raise ValueError(reason)
+            row_of(record, protocols)
+        except ValueError as error:
+            raise ValueError(f"{path}: must be a record that a table can show; got {error}; remove it") from error
         every.setdefault(record["table"], {}).setdefault(record["row"], []).append(record)
     tables = []
-    for name in sorted({*every, *PAPER}):
-        protocol = load_protocol(name)
-        records = records_of(protocol, every)
-        if any(row.id in records for row in protocol.rows):
-            tables.append((protocol, records))
+    for name in sorted(protocols.keys() & {*every, *PAPER}):
+        records = records_of(protocols[name], every)
+        if any(row.id in records for row in protocols[name].rows):
+            tables.append((protocols[name], records))
     return tables
 
 
@@ -44,7 +43,10 @@ def benchmark_table(path: Path) -> str:
     Raises:
         ValueError: The file is damaged or of another format.
     """
-    document = read_benchmark(path)
+    try:
+        document = read_benchmark(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: must be a benchmark that a table can show; got {error}; remove it") from error
     conditions = document["conditions"]
     medians = {(r["op"], r["case"], r["direction"], r["contestant"]): r["median_ms"] for r in document["results"]}
     lines = [
@@ -52,23 +54,17 @@ def benchmark_table(path: Path) -> str:
         "",
         f"*{path.name}; eager is PyTorch on contiguous (NCHW) or channels_last maps; ratios are of medians in one run*",
         "",
-        "| op | case | direction | eager | eager, channels_last | torch.compile | ours | must | measured |",
-        "| :-- | :-- | :-- | --: | --: | --: | --: | :-- | :-- |",
+        "| op | case | direction | eager | eager, channels_last | torch.compile | ours | of | must | measured |",
+        "| :-- | :-- | :-- | --: | --: | --: | --: | :-- | :-- | :-- |",
     ]
     never_slower = [t for t in document["targets"] if t["what"] == "never slower"]
     for target in document["targets"]:
         key = target["op"], target["case"], target["direction"]
         times = [medians.get((*key, name)) for name in ("eager-nchw", "eager", "compile", "ours")]
-        if target["what"] == "time":
-            bound, measured = f"≥ {target['required']:g}× eager", f"{target['measured']:.1f}×"
-        elif target["what"] == "memory":
-            bound, measured = f"extra memory ≤ {target['required']:g} of eager's", f"{target['measured']:.3f}"
-        elif target["what"] == "never slower" and not target["reached"]:
-            bound, measured = "never slower", f"{target['measured']:.2f}×"
-        else:
+        if target["what"] == "never slower" and target["reached"]:
             continue
-        cells = [*key, *("-" if t is None else f"{t:.2f}" for t in times), bound]
-        lines.append(f"| {' | '.join(cells)} | {measured}{'' if target['reached'] else ', **missed**'} |")
+        cells = [*key, *("-" if t is None else f"{t:.2f}" for t in times), target["what"], required(target)]
+        lines.append(f"| {' | '.join(cells)} | {measured(target)}{'' if target['reached'] else ', **missed**'} |")
     slower = sum(not t["reached"] for t in never_slower)
     lines += [
         "",

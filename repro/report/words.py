@@ -6,8 +6,8 @@ import json
 import statistics
 from typing import Any
 
-from repro.records.claims import CONTRADICTED, NOT_MEASURED, SUPPORTED, WITHIN_SPREAD
-from repro.report.cells import ABOVE, BELOW, IN_SPREAD, NOT_COMPARABLE, WITHIN
+from repro.records.benchmark import measured, required
+from repro.records.verdict import ABOVE, BELOW, IN_SPREAD, NOT_COMPARABLE, WITHIN
 
 GLYPHS = {"": "", WITHIN: "●", IN_SPREAD: "◐", ABOVE: "▲", BELOW: "▼", NOT_COMPARABLE: "○"}
 MARKS = {
@@ -15,7 +15,7 @@ MARKS = {
     IN_SPREAD: "outside it, but the paper lies within two spreads over seeds",
     ABOVE: "above the paper",
     BELOW: "below the paper",
-    NOT_COMPARABLE: "not comparable: synthetic data, or protocol overridden",
+    NOT_COMPARABLE: "not comparable: protocol overridden",
 }
 
 
@@ -123,23 +123,6 @@ def against(table: dict[str, Any]) -> str:
     return f"{counts['within']} of {counts['comparable']} within tolerance or spread"
 
 
-def evidence(claim: dict[str, Any]) -> str:
-    """Counts a claim's pairs of cells by finding, beside the paper's own count."""
-    found = [pair["finding"] for pair in claim["pairs"]]
-    printed = [pair["printed"] >= 0 for pair in claim["pairs"] if pair["printed"] is not None]
-    counted = [
-        f"{found.count(finding)} {words}"
-        for finding, words in (
-            (SUPPORTED, "for"),
-            (CONTRADICTED, "against"),
-            (WITHIN_SPREAD, "within the spread"),
-            (NOT_MEASURED, "not measured"),
-        )
-        if finding in found
-    ]
-    return f"{len(found)} pairs of cells: {', '.join(counted)} (printed: {sum(printed)} of {len(printed)} for)"
-
-
 def _listed(names: list[str], values: list[float | None]) -> str:
     return ", ".join(f"{name} {two(value)}" for name, value in zip(names, values, strict=True) if value is not None)
 
@@ -207,12 +190,12 @@ def size_alt(entries: list[dict[str, Any]], row: str) -> str:
 
 def conditions(table: dict[str, Any]) -> str:
     """Describes where a benchmark ran."""
-    versions = table.get("versions") if isinstance(table.get("versions"), dict) else {}
+    versions = table.get("versions", {})
     facts = [
-        str(table.get("device_name") or table.get("device") or "unknown device"),
-        *([f"{table['threads']} threads"] if table.get("threads") else []),
-        *([str(table["dtype"])] if table.get("dtype") else []),
-        *(f"{name} {version}" for name, version in sorted(versions.items()) if name in ("torch", "cuda")),
+        table["device_name"],
+        f"{table['threads']} threads",
+        table["dtype"],
+        *(f"{name} {version}" for name, version in sorted(versions.items()) if name in ("torch", "cuda") and version),
         *([str(table["finished"])] if table.get("finished") else []),
     ]
     return ", ".join(facts)
@@ -249,7 +232,6 @@ FILTERS = {
         remark,
         missing,
         against,
-        evidence,
         classes_alt,
         confusion_alt,
         curve_alt,
@@ -260,6 +242,8 @@ FILTERS = {
         conditions,
         ratio_alt,
         share_alt,
+        required,
+        measured,
     )
 } | {
     "signed1": lambda value: signed(value, 1),

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 from repro.device import Compute, choose_device, planned_device
-from repro.evaluate import archive as submission
 from repro.files import write_text
 from repro.protocol import load_protocol
-from repro.records import check as compare
+from repro.records import check, score
 from repro.records.store import git_state
 from repro.records.tables import as_markdown, as_text
 from repro.run.cost import row_flops
@@ -194,7 +193,7 @@ def ask_to_stop(signum: int, frame: object) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns its exit code: 0, 1 where `check` found something outside, 2 for an error, 130 where it was interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"check": compare.main, "score": submission.main}
+    commands = {"check": check.main, "score": score.main}
     if arguments[:1] and arguments[0] in commands:
         return commands[arguments[0]](arguments[1:])
     options = parse_arguments(arguments)

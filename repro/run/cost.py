@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.models import MultiScale, build
-from repro.records.store import read_record
+from repro.records.store import walk
 
 BACKWARD = 2  # a convolution's backward pass makes the forward's operations twice: for its input and for its weight
 FAR = 4.0  # a record of a network that many times smaller or larger says nothing of a duration
@@ -97,11 +97,13 @@ def recorded_speeds(folders: Iterable[Path], device_name: str, precision: str) -
         precision: As in the records.
     """
     speeds = []
-    for path in (path for folder in folders for path in sorted(folder.glob("*/*/record.json"))):
+    for path, record, _, reason in walk(folders):
+        if reason or (record["run"].get("device_name"), record["provenance"].get("precision")) != (
+            device_name,
+            precision,
+        ):
+            continue
         try:
-            record = read_record(path)
-            if (record["run"]["device_name"], record["provenance"]["precision"]) != (device_name, precision):
-                continue
             settings: dict[str, Any] = record["settings"]
             solver = settings["solver"]
             train = len(record["loss_curve"]) * solver["batch_size"] * solver["iter_size"]
@@ -109,7 +111,7 @@ def recorded_speeds(folders: Iterable[Path], device_name: str, precision: str) -
             if record["run"]["seconds"] > 0 and done > 0:
                 speeds.append(Speed(done / record["run"]["seconds"], forward_flops(settings, "transform"), path.parent))
         except (ValueError, KeyError, TypeError):
-            continue
+            continue  # settings of no network of ours
     return speeds
 
 

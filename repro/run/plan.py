@@ -9,6 +9,7 @@ from pathlib import Path
 
 from repro.protocol import PAPER, Protocol, Row, load_protocol
 from repro.records.store import read_record, record_path
+from repro.records.verdict import row_value
 from repro.run.stage import stage_of
 
 # A stage is trained once, whatever the seeds of the rows that start from it: they share its weights as they would share a published file.
@@ -142,7 +143,7 @@ def state_of(out: Path, protocol: Protocol, row: Row, seeds: Iterable[int]) -> s
         except ValueError:
             found.append(f"seed {seed}: damaged record")
             continue
-        value = record["value"] if row.metric == "mean_iou" else record["per_class"].get(row.metric)
+        value = row_value(row, record)
         text = "archive written, no score yet" if value is None else f"{value:.2f}"
         found.append(f"seed {seed}: {text}" + (", deviates" if record["deviates"] else ""))
     return "recorded (" + "; ".join(found) + ")" if found else "not recorded"

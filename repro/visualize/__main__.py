@@ -14,6 +14,7 @@ from tqdm import tqdm
 import caffe_weights
 from repro.device import choose_device
 from repro.protocol import load_protocol
+from repro.records.store import walk
 from repro.shell import exit_code
 from repro.solver.snapshot import trained_network
 from repro.visualize.figures import figures_of_run
@@ -84,7 +85,7 @@ def make_drawer(options: argparse.Namespace) -> Drawer:
             raise ValueError(
                 f"--row: one table of {options.run} must have a record of {options.row!r}{'' if options.seed is None else f', seed {options.seed}'}; "
                 f"got {len({one.path.parents[1] for one in found})}; choose with --table, --row and --seed among "
-                f"{', '.join(str(path.parent.relative_to(out)) for path in sorted(out.glob('*/*/record.json')))[:300]}"
+                f"{', '.join(str(stored.path.parent.relative_to(out)) for stored in walk([out]))[:300]}"
             )
         one = min(found, key=lambda one: one.record["seed"])
         network, settings = trained_network(one.record, one.snapshot), one.record["settings"]

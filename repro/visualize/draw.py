@@ -118,7 +118,7 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-def wrapped_head(width: float, title: str, subtitle: str) -> tuple[list[str], list[str]]:
+def _wrapped_head(width: float, title: str, subtitle: str) -> tuple[list[str], list[str]]:
     """Breaks a title and a subtitle into lines that fit a figure of `width` pixels."""
     return (
         textwrap.wrap(title, max(20, int(width / 11.5))) or [""],
@@ -126,7 +126,7 @@ def wrapped_head(width: float, title: str, subtitle: str) -> tuple[list[str], li
     )
 
 
-def head_height(titles: Sequence[str], lines: Sequence[str]) -> int:
+def _head_height(titles: Sequence[str], lines: Sequence[str]) -> int:
     """Computes the height of a figure's head, pixels, from the lines of its title and subtitle."""
     return 22 + 22 * len(titles) + 18 * len(lines)
 
@@ -161,8 +161,8 @@ def draw_strips(
     heights = [_panel_height(strip, panel) for strip in strips]
     per_line = max(1, (width - _MARGIN) // _LEGEND)
     legend = 24 * -(-len(classes) // per_line)
-    titles, lines = wrapped_head(width, title, subtitle)
-    head = head_height(titles, lines)
+    titles, lines = _wrapped_head(width, title, subtitle)
+    head = _head_height(titles, lines)
     body = int(sum(captions)) + sum(heights) + _GAP * (len(strips) - 1) + _MARGIN + legend
 
     figure = Image.new("RGB", (width, head + body), "white")

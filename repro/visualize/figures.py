@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from repro.charts.curves import FEW_OBJECTS, attention_by_size
+from repro.charts.style import LIGHT, plain, save_png, svg
 from repro.data.lists import Item
 from repro.device import Compute
-from repro.files import write_json
+from repro.files import write_json, write_text
 from repro.solver.snapshot import trained_network
 from repro.visualize.choose import choose, count, image_iou, reference_run, rule
-from repro.visualize.curve import draw_curves, save_curves
 from repro.visualize.network import Seen, see
 from repro.visualize.paint import Painter
 from repro.visualize.runs import Recorded, joint_note, read_records, validation_items
 from repro.visualize.sizes import PARTS_FOLDER, SizedObject, size_bins, sized_objects
 
 FORMAT = 1
-DRAWING = 1  # goes up with every change of what is drawn: figures of another version are drawn anew
+DRAWING = 2  # goes up with every change of what is drawn: figures of another version are drawn anew
 CURVE = "attention_by_size"
 _ORDER = ("attention", "max", "average")
 
@@ -142,15 +143,13 @@ def _draw_data_set(
 
 def _draw_curve(entries: Sequence[dict[str, Any]], note: str, parts: bool, folder: Path) -> dict[str, str]:
     what = "persons: connected regions of parts" if parts else "connected regions of one class"
-    bars = len({entry["row"] for entry in entries}) == len(entries)
-    figure = draw_curves(
-        entries,
-        "Mean attention weight of every scale against object size",
-        f"{note[:1].upper()}{note[1:]}{'. ' if note else ''}Objects of the validation labels ({what}); "
-        + ("n: how many; bars: one standard deviation" if bars else "a line per seed"),
+    title = "Mean attention weight of every scale against object size"
+    below = (
+        f"{note[:1].upper()}{note[1:]}{'. ' if note else ''}Objects of the validation labels ({what}); bars: one standard deviation over objects; "
+        f"hollow: fewer than {FEW_OBJECTS} objects"
     )
-    for kind in ("svg", "png"):
-        save_curves(figure, folder / f"{CURVE}.{kind}")
+    write_text(folder / f"{CURVE}.svg", plain(svg(attention_by_size(entries, title, below))))
+    save_png(attention_by_size(entries, title, below, LIGHT), folder / f"{CURVE}.png")
     return {
         "svg": f"{CURVE}.svg",
         "png": f"{CURVE}.png",

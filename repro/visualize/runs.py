@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from repro.data.lists import Item, fingerprint, read_items
 from repro.data.synthetic.cache import draw_data
-from repro.records.store import SUBMISSION, read_record
+from repro.records.store import SUBMISSION, Record, walk
 
 DATASET_FOLDERS = ("person_part", "voc2012", "coco")  # of a data root that holds several sets
 
@@ -18,7 +18,7 @@ class Recorded(NamedTuple):
     """A row that was run: its record.json, what it says, and the file's SHA-256."""
 
     path: Path
-    record: dict[str, Any]
+    record: Record
     sha256: str
 
     @property
@@ -62,10 +62,9 @@ def tables_of(run: Path) -> tuple[Path, list[str]]:
     Raises:
         FileNotFoundError: There is no record.
     """
-    if any(run.glob("*/record.json")):
-        run = run.resolve()
-        return run.parent, [run.name]
-    tables = sorted({path.parents[1].name for path in run.glob("*/*/record.json")})
+    if any(walk([run.resolve().parent], run.resolve().name)):
+        return run.resolve().parent, [run.resolve().name]
+    tables = sorted({stored.path.parents[1].name for stored in walk([run])})
     if not tables:
         raise FileNotFoundError(
             f"{run}: must hold records of a run; got none; run `python -m repro.run table1 --out {run}` first"
@@ -82,14 +81,11 @@ def read_records(out: Path, table: str, log: Callable[[str], None]) -> list[Reco
         log: Where to say so.
     """
     found = []
-    for path in sorted((out / table).glob("*/record.json")):
-        try:
-            record = read_record(path)
-        except ValueError as error:
-            log(f"not used: {error}")
-            continue
-        if SUBMISSION not in record:
-            found.append(Recorded(path, record, hashlib.sha256(path.read_bytes()).hexdigest()))
+    for path, record, sha256, reason in walk([out], table):
+        if reason:
+            log(f"not used: {path}: {reason}")
+        elif SUBMISSION not in record:
+            found.append(Recorded(path, record, sha256))
     return sorted(found, key=lambda one: (one.record["row"], one.record["seed"]))
 
 
