@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from caffe_dropout import dropout_mask
 from conftest import assert_close, golden, relative_error
 
-from repro.data.caffe_rng import CaffeRNG, dropout_mask
+from repro.data.caffe_rng import CaffeRNG
 from repro.models import build
 from repro.models.multiscale import scaled_size
 from repro.ops import interp
