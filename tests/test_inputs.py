@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import SUBMISSION, items_of, write_data, write_protocol
 
 from repro.data.lists import Item
-from repro.data.synthetic import dataset as synthetic
+from repro.data.synthetic import cache as synthetic
 from repro.data.synthetic.cache import cache_folder
 from repro.models import build
 from repro.models.weights import save_caffemodel
@@ -207,7 +207,9 @@ def test_synthetic_data_are_drawn_into_the_cache(tmp_path, monkeypatch):
     )
     protocol = load_protocol(write_protocol(tmp_path, SYNTHETIC))
     found = prepare(protocol, protocol.rows[0], None, "none", False, tmp_path, 0)
-    assert calls == [(tmp_path / "cache" / "person-part-synthetic", (4, 3, (33, 41), 5))]
+    ((folder, what),) = calls
+    assert (folder.parent, what) == (tmp_path / "cache", (4, 3, (33, 41), 5))
+    assert re.fullmatch("person-part-synthetic-[0-9a-f]{16}", folder.name)
     assert found.train == items_of(calls[0][0], "train")
     prepare(protocol, protocol.rows[0], write_data(tmp_path / "own"), "none", False, tmp_path, 0)
     assert len(calls) == 1

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from repro.data.pictures import open_picture
 from repro.protocol import PAPER, PROTOCOLS, Protocol, Row, load_protocol, settings_sha256
 from repro.records.check import unfit
 from repro.records.store import FORMAT, SUBMISSION, read_record
@@ -199,7 +198,9 @@ def _read_figures(path: Path, protocols: dict[str, Protocol]) -> tuple[str, dict
         if not isinstance(name, str) or Path(name).name != name or not name.lower().endswith(".png"):
             raise ValueError(f"damaged: a figure's file must be the name of a PNG beside it; got {name!r}")
         try:
-            with Image.open(path.parent / name, formats=["PNG"]) as picture:
+            with open_picture(path.parent / name) as picture:
+                if picture.format != "PNG":
+                    raise ValueError(f"got {picture.format}")
                 picture.verify()
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"damaged: {name} is no whole PNG") from error

@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 import jinja2
 from markupsafe import Markup
-from PIL import Image
 
+from repro.data.pictures import open_picture
 from repro.files import write_json
 from repro.report import figures
 from repro.report.words import FILTERS, GLYPHS, MARKS, by_row_lists, shown
@@ -67,7 +67,7 @@ def _svg_size(svg: str) -> dict[str, int]:
 def _photo(path: Path) -> dict[str, Any]:
     """Embeds a picture; as WebP, a sixth of a PNG's bytes, for the file itself is one click away."""
     buffer = io.BytesIO()
-    with Image.open(path) as picture:
+    with open_picture(path) as picture:
         size = picture.size
         picture.convert("RGB").save(buffer, format="WEBP", quality=90, method=2)
     src = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

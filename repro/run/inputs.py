@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import caffe_weights
-from repro.data.lists import Item, check_items, fingerprint, read_items
+from repro.data.fingerprint import data_fingerprint
+from repro.data.lists import Item, check_items, read_items
 from repro.data.synthetic.cache import draw_data
 from repro.files import write_json
 from repro.models.weights import load_caffemodel
@@ -25,7 +25,7 @@ class Inputs:
 
     train: The training list; empty where nothing is trained.
     val: The list that the trained network is tried on; without labels for a submission.
-    data_sha256: Of both lists with every file's size.
+    data_sha256: Of both lists and every file's bytes.
     weights: The caffemodel, or None for chance.
     weights_sha256: Of the file, or None.
     deviates: What differs from the protocol.
@@ -188,7 +188,7 @@ def prepare(
     if data_root is None:
         data_root = draw_data(row.settings)
     train, val, deviates = read_lists(row, data_root, subset)
-    data_sha256 = hashlib.sha256((fingerprint(train) + fingerprint(val)).encode()).hexdigest()
+    data_sha256 = data_fingerprint(train, val, out / "data_read.json")
     check_once(train + val, data_sha256, row, out, workers)
     sha256 = None
     if weights_path is None:
