@@ -1,10 +1,9 @@
-"""Files that are read with suspicion, and written whole or not at all."""
+"""Files: written whole or not at all, read only where they are regular and of a size that can be meant, and named so that they stay in place."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import stat
 from collections.abc import Mapping
@@ -13,68 +12,14 @@ from typing import Any
 
 from caffe_weights.files.atomic import replacing
 
-MOST_BYTES = 32 << 20  # of a file that is read whole: a record of a million iterations has 20 MiB
-LARGEST = 1e30  # of a number in a document: sums and squares of such stay finite, and a chart can hold them
-
-
-def read_bytes(path: Path) -> bytes:
-    """Reads a file that anybody may have put there: a regular one of at most MOST_BYTES, so that no pipe or device is waited for.
-
-    Raises:
-        ValueError: It cannot be read, or is no such file; the reason alone.
-    """
-    try:
-        # Opening a pipe without O_NONBLOCK would wait for a writer.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("no regular file")
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"larger than {MOST_BYTES >> 20} MiB")
-    return data
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _check(value: Any) -> None:
-    """Raises ValueError where a document holds a number too large to compute with, or text that no file can hold."""
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            _check(key)
-            _check(entry)
-    elif isinstance(value, list):
-        for entry in value:
-            _check(entry)
-    elif isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise ValueError("a string holds half of a surrogate pair")
-    elif isinstance(value, int | float) and not abs(value) <= LARGEST:
-        raise ValueError(f"a number is larger than {LARGEST:g}")
-
-
-def parse_json(data: bytes) -> Any:
-    """Reads a document: UTF-8, every number finite and at most LARGEST, every string such that it can be written again.
-
-    Raises:
-        ValueError: It is no such document; the reason alone, on one line.
-    """
-    try:
-        document = json.loads(data.decode("utf-8"), parse_constant=_refuse)
-        _check(document)
-        return document
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    except ValueError as error:
-        raise ValueError(" ".join(str(error).split())[:200]) from error
-
-
-def is_number(value: Any) -> bool:
-    """Tells whether a value of a document is a finite number, which True is not."""
-    return type(value) in (int, float) and math.isfinite(value)
+MAX_NAME_BYTES = 200  # A file system's 255, less what is put around a name while its file is written.
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -108,3 +53,82 @@ def json_text(document: Any) -> str:
         ValueError: It holds NaN or an infinity.
     """
     return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def regular_file(path: Path, what: str = "file", advice: str = "correct the path") -> os.stat_result:
+    """Sees that a path leads to a regular file: a FIFO would be waited for, a device has no end.
+
+    Args:
+        path: The file.
+        what: What it is, for the message.
+        advice: What to do where it is missing, for the message.
+
+    Returns:
+        Its size, times and inode.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        ValueError: It is of another kind, or its name cannot be looked up.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{path}: {what} must exist; got no such file; {advice}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{str(path)[:300]}: {what} must be a file; got {reason}; correct the path") from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "another kind")
+        raise ValueError(f"{path}: {what} must be a regular file; got {kind}; name a file")
+    return found
+
+
+def read_bytes(path: Path, limit: int, what: str = "file", advice: str = "correct the path") -> bytes:
+    """Reads a regular file whole, its size being looked at first.
+
+    Args:
+        path: The file.
+        limit: How many bytes it may have.
+        what, advice: As for `regular_file`.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is no regular file, is larger, or cannot be read.
+    """
+    size = regular_file(path, what, advice).st_size
+    try:
+        if size <= limit:
+            with open(path, "rb") as file:
+                content = file.read(limit + 1)  # A file may grow, and those of /proc have no size.
+            if len(content) <= limit:
+                return content
+            size = len(content)
+    except OSError as error:
+        raise ValueError(f"{path}: {what} must be readable; got {error.strerror}; correct its permissions") from error
+    raise ValueError(f"{path}: {what} must have at most {limit} bytes; got {size}; name the right file")
+
+
+def check_name(name: Any, where: str) -> str:
+    """Sees that an id, a stem or a table's name is one component of a path and one word of a list, so that what is named after it stays in its folder.
+
+    Args:
+        name: The name.
+        where: Where it stands, for the message.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: It is no text or empty, has a slash, a backslash, white space or a control character, starts with a dot, is no UTF-8, or has more than
+            MAX_NAME_BYTES bytes.
+    """
+    must = (
+        f"{where}: a name must be one word of at most {MAX_NAME_BYTES} bytes without / and \\ that starts with no dot"
+    )
+    if isinstance(name, str):
+        plain = name[:1] not in ("", ".") and not any(c in "/\\" or c.isspace() or not c.isprintable() for c in name)
+        # Text that came from bytes which are no UTF-8 has surrogates, which no file of ours can hold; they are not printable either.
+        if plain and len(name.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES:
+            return name
+    shown = ascii(name)
+    raise ValueError(f"{must}; got {shown if len(shown) <= 80 else shown[:80] + '...'}; rename it")

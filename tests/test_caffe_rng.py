@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from caffe_dropout import dropout_mask
 
-from repro.data.caffe_rng import CaffeRNG, dropout_mask, shuffle
+from repro.data.caffe_rng import CaffeRNG, shuffle
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -86,10 +87,16 @@ def test_dropout_mask_is_caffes():
             np.testing.assert_array_equal(dropout_mask(shape, 0.5, rng), bits.astype(bool))
 
 
-def test_dropout_mask_compares_in_float32():
-    # The threshold is 2**31, where float32 goes in steps of 256; halves round to even, so 2**31 + 128 still counts as 2**31.
-    rng = Script(2**31, 2**31 + 128, 2**31 + 129, 2**32 - 1, 0)
-    assert dropout_mask((5,), 0.5, rng).tolist() == [True, True, False, False, True]
+def test_dropout_mask_compares_in_double():
+    # Half of 2**32 - 1 lies between 2**31 - 1 and 2**31; in float32, which goes in steps of 256 there, 2**31 + 128 would still be kept.
+    rng = Script(2**31 - 1, 2**31, 2**31 + 128, 2**32 - 1, 0)
+    assert dropout_mask((5,), 0.5, rng).tolist() == [True, False, False, False, True]
+
+
+def test_dropout_mask_drops_the_draw_that_float32_would_keep():
+    # Seen in Caffe itself: seed 120, element 82608.
+    assert int(CaffeRNG(120).draw(82609)[-1]) == 2147483663
+    assert not dropout_mask((82609,), 0.5, CaffeRNG(120))[-1]
 
 
 def test_dropout_mask_keeps_everything_at_ratio_0_and_draws_all_the_same():

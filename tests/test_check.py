@@ -29,14 +29,14 @@ def test_a_sound_set(tmp_path):
     write_item(tmp_path, "a", label=label)
     write_item(tmp_path, "b")
     (tmp_path / "train.txt").write_text("a\nb\n")
-    (tmp_path / "val.txt").write_text("/images/b.png /labels/b.png\n")
-    (tmp_path / "test.txt").write_text("/images/a.png\n")
-    findings = check(tmp_path, train=2, val=1, test=None)
+    (tmp_path / "trainval.txt").write_text("/images/b.png /labels/b.png\n")
+    (tmp_path / "more.txt").write_text("/images/a.png\n")
+    findings = check(tmp_path, train=2, trainval=1, more=None)
     assert findings.problems == []
     assert findings.report == [
         "train: 2 images as expected",
-        "val: 1 images as expected",
-        "test: 1 images, 1 of them without label",
+        "trainval: 1 images as expected",
+        "more: 1 images, 1 of them without label",
         "images read: 3, of which usable: 3",
         "class  name                    pixels   share %   images",
         "    0  background                 108    80.000        2",
@@ -66,7 +66,7 @@ def test_everything_that_is_wrong_is_listed(tmp_path):
         "missing image": f"{images}/gone.jpg: must exist; got no such file (line 7 of {path}); complete the data",
         "missing label": f"{labels}/gone.png: must exist; got no such file (line 7 of {path}); complete the data",
         "twice": f"{path}:8: names must differ; got 'fine' again; remove one",
-        "line": f"{path}:9: must be an id or '/image [/label]'; got 'a b c'; correct the line",
+        "line": f"{path}:9: a line must be an id or '/image [/label]'; got 'a b c'; correct the line",
         "count": "train: 6 images, DIFFERS from the expected 9 by -3",
         "no list": "list other: one of ",
         "range": f"{labels}/range.png: class ids must be 0 .. 2 or 255 (ignored); got 200 and 72 such pixels; correct the label or the number of classes",
@@ -87,9 +87,29 @@ def test_empty_and_unreadable_lists(tmp_path):
     (tmp_path / "val.txt").write_bytes(b"\xff\xfe")
     findings = check(tmp_path, train=None, val=None)
     assert findings.problems[0] == f"{tmp_path}/train.txt: list must name at least one image; got none; fill the list"
-    assert findings.problems[1].startswith("val: list must be UTF-8 text; got ")
+    assert findings.problems[1].startswith(f"{tmp_path}/val.txt: list must be UTF-8 text; got ")
     assert findings.report == ["train: 0 images", "val: 0 images", "images read: 0, of which usable: 0"]
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_lists_that_share_images(tmp_path):
+    for name in "abc":
+        write_item(tmp_path, name)
+    for name, text in {"train_aug": "a\nb\n", "val": "b\nc\n", "trainval": "a\nb\nc\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    assert check(tmp_path, train_aug=2, val=2, trainval=3).problems == [
+        "lists: train_aug and val must share no image; got 1 in both, such as b; correct them"
+    ]
+
+
+def test_a_subset_may_be_declared(tmp_path):
+    write_item(tmp_path, "a")
+    (tmp_path / "train.txt").write_text("a\n")
+    place = (tmp_path, "images", "labels", {"train": 5}, NAMES, 255, 2, tmp_path / "sheet.png")
+    assert check_dataset(*place).problems == ["train: 1 images, DIFFERS from the expected 5 by -4"]
+    findings = check_dataset(*place, subset=True)
+    assert findings.problems == []
+    assert findings.report[0] == "train: 1 images, DIFFERS from the expected 5 by -4"
 
 
 def test_histogram_without_labelled_pixels():

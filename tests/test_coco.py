@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from repro.data.pictures import MAX_PIXELS
+from repro.data.prepare.check import check_dataset
 from repro.data.prepare.coco import (
     CATEGORIES,
     CLASS_NAMES,
@@ -16,6 +18,7 @@ from repro.data.prepare.coco import (
     prepare_coco,
     read_instances,
 )
+from repro.data.prepare.coco_masks import decompressed
 
 # Of pycocotools itself under NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -60,8 +63,9 @@ def write_images(root, ids):
 
 
 def label_of(root, *annotations):
+    """Writes and reads the annotations of one image, and draws them."""
     pytest.importorskip("pycocotools", reason="needs pycocotools, the extra `coco`")
-    return make_label((root / "x.json", SIZE, list(annotations)))
+    return make_label((SIZE, read_instances(write_json(root, list(annotations))).of_image[7]))
 
 
 def test_classes():
@@ -104,29 +108,58 @@ def test_forms_of_segmentation_agree(tmp_path):
     from pycocotools import mask as api
 
     compressed = api.encode(np.asfortranarray(mask, dtype=np.uint8))
-    for counts in (compressed["counts"], compressed["counts"].decode()):
-        assert np.array_equal(label_of(tmp_path, annotation(DOG, {**compressed, "counts": counts})) == 17, mask)
+    text = compressed["counts"].decode()
+    assert decompressed(text) == runs(mask)["counts"]
+    assert np.array_equal(label_of(tmp_path, annotation(DOG, {**compressed, "counts": text})) == 17, mask)
 
 
-def test_no_annotation_is_all_background(tmp_path):
-    label = label_of(tmp_path)
+def test_no_annotation_is_all_background():
+    label = make_label((SIZE, []))
     assert (label.shape, label.dtype, label.max()) == (SIZE, np.uint8, 0)
 
 
 def test_mask_of_another_size(tmp_path):
     wrong = annotation(DOG, runs(np.ones((3, 4))))
-    message = (
-        f"{tmp_path}/x.json: annotation 1 of image 7: mask must have its image's size (10, 12); got (3, 4); correct it"
-    )
+    message = f"{tmp_path}/instances_val.json: annotation 1 of image 7: mask must have its image's size (10, 12); got [3, 4]; correct it"
     with fails(ValueError, message):
         label_of(tmp_path, wrong)
 
 
-def test_segmentation_of_another_kind(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"x\.json: annotation 1 of image 7: must be polygons or runs; got .*; correct it$"
-    ):
-        label_of(tmp_path, annotation(DOG, "circle"))
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"height": "10"},
+            "image 7: height and width must be whole numbers from 1 on, of at most {} pixels; got '10' and 12",
+        ),
+        (
+            {"height": 10.5},
+            "image 7: height and width must be whole numbers from 1 on, of at most {} pixels; got 10.5 and 12",
+        ),
+        ({"width": 0}, "image 7: height and width must be whole numbers from 1 on, of at most {} pixels; got 10 and 0"),
+        (
+            {"width": float("inf")},
+            "image 7: height and width must be whole numbers from 1 on, of at most {} pixels; got 10 and inf",
+        ),
+        (
+            {"width": 10**9},
+            "image 7: height and width must be whole numbers from 1 on, of at most {} pixels; got 10 and 1000000000",
+        ),
+        ({"id": "7"}, "image '7': id must be a whole number and file_name text; got '7' and '000000000007.jpg'"),
+        ({"file_name": 7}, "image 7: id must be a whole number and file_name text; got 7 and 7"),
+    ],
+)
+def test_images_are_looked_at(tmp_path, changes, told):
+    image = {"id": 7, "file_name": "000000000007.jpg", "height": 10, "width": 12} | changes
+    path = write_json(tmp_path, [annotation(DOG, square(0, 0, 2, 2))], images=[image])
+    with fails(ValueError, f"{path}: {told.format(MAX_PIXELS)}; correct it"):
+        read_instances(path)
+
+
+def test_sizes_may_be_written_with_a_point(tmp_path):
+    image = {"id": 7, "file_name": "000000000007.jpg", "height": 10.0, "width": 12.0}
+    found = read_instances(write_json(tmp_path, [annotation(DOG, square(0, 0, 2, 2))], images=[image]))
+    assert [type(found.images[0][side]) for side in ("height", "width")] == [int, int]
 
 
 def test_read_instances(tmp_path):
@@ -144,18 +177,17 @@ def test_read_instances(tmp_path):
     [
         (annotation(12, square(0, 0, 2, 2)), "category must be one of COCO's 80; got 12; correct it"),
         (annotation(DOG, square(0, 0, 2, 2), image=8), "image must be listed; got an unknown id; correct it"),
-        (annotation(DOG, []), "segmentation must not be empty; got no region; correct it"),
-        (annotation(DOG, [[1, 1, 5, 5]]), "segmentation must not be empty; got no region; correct it"),
+        (annotation([DOG], square(0, 0, 2, 2)), "category must be one of COCO's 80; got [18]; correct it"),
+        (annotation(DOG, square(0, 0, 2, 2), image="7"), "image must be listed; got an unknown id; correct it"),
         (
-            annotation(DOG, {"counts": [], "size": [10, 12]}),
-            "segmentation must not be empty; got no region; correct it",
+            {"id": 1, "image_id": 7, "category_id": DOG},
+            "segmentation must be a list of polygons, each a list, or runs; got None; correct it",
         ),
-        ({"id": 1, "image_id": 7, "category_id": DOG}, "segmentation must not be empty; got no region; correct it"),
     ],
 )
 def test_wrong_annotations(tmp_path, wrong, message):
     path = write_json(tmp_path, [wrong])
-    with fails(ValueError, f"{path}: annotation 1 of image {wrong['image_id']}: {message}"):
+    with fails(ValueError, f"{path}: annotation 1 of image {wrong['image_id']!r}: {message}"):
         read_instances(path)
 
 
@@ -163,6 +195,10 @@ def test_wrong_files(tmp_path):
     path = tmp_path / "no.json"
     with fails(FileNotFoundError, f"{path}: annotations must exist; got no such file; give COCO's instances_*.json"):
         read_instances(path)
+    path.mkdir()
+    with fails(ValueError, f"{path}: annotations must be a regular file; got a folder; name a file"):
+        read_instances(path)
+    path.rmdir()
     must = f"{path}: must be a COCO instance file; got {{}}; give COCO's instances_*.json"
     path.write_text("")
     with fails(ValueError, must.format("JSONDecodeError Expecting value: line 1 column 1 (char 0)")):
@@ -212,6 +248,10 @@ def test_prepare(tmp_path):
         "val: 2 annotations, 1 of them crowds; 1 images without any",
         f"{path}: 1 polygons of fewer than three corners left out",
     ]
+    shared = "lists: val and train must share no image; got 2 in both, such as 000000000010; correct them"
+    with fails(ValueError, shared):
+        prepare_coco(path, tmp_path / "images", out, "train", 2, 5, 1)
+    out = tmp_path / "other"
     report = prepare_coco(path, tmp_path / "images", out, "train", 2, 5, 1)
     chosen = [sorted(ids)[place] for place in draw_subset(2, 3, 5)]
     assert (out / "ImageSets/train.txt").read_text() == "".join(f"{i:012d}\n" for i in chosen)
@@ -223,6 +263,59 @@ def test_prepare(tmp_path):
         f"images of {path}: every file must exist; got 1 of 3 missing: {missing}; complete the data folder",
     ):
         prepare_coco(path, tmp_path / "images", out, "val", None, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("file_name", "on_disk", "made"),
+    [
+        ("COCO_val2014_000000000007.jpg", "COCO_val2014_000000000007.jpg", "COCO_val2014_000000000007.jpg"),
+        ("IMG 0001.jpg", "IMG 0001.jpg", "IMG_0001.jpg"),
+        ("photo.jpg.jpg", "photo.jpg.jpg", "photo.jpg"),
+        ("a.JPG", "a.JPG", "a.jpg"),
+        ("a.png", "a.png", "a.png"),
+        ("val2014/a.jpg", "a.jpg", "a.jpg"),
+        ("val2014/a.jpg", "val2014/a.jpg", "a.jpg"),
+    ],
+)
+def test_what_is_prepared_passes_the_check(tmp_path, file_name, on_disk, made):
+    pytest.importorskip("pycocotools", reason="needs pycocotools, the extra `coco`")
+    image = {"id": 7, "file_name": file_name, "height": SIZE[0], "width": SIZE[1]}
+    path = write_json(tmp_path, [annotation(DOG, square(0, 0, 2, 2))], images=[image])
+    (tmp_path / "images" / on_disk).parent.mkdir(parents=True)
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "images" / on_disk)
+    prepare_coco(path, tmp_path / "images", tmp_path / "out", "val", None, 1, 1)
+    assert [file.name for file in (tmp_path / "out/JPEGImages").iterdir()] == [made]
+    place = (tmp_path / "out", "JPEGImages", "SegmentationClass", {"val": 1}, CLASS_NAMES, 255, 1, tmp_path / "s.png")
+    assert check_dataset(*place).problems == []
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (
+            ["x.jpg", "x.png"],
+            "file_name of image 2: images must have different names without suffix; got 'x.png' beside 'x.jpg'; rename one",
+        ),
+        (
+            ["a/x.jpg", "b/x.jpg"],
+            "file_name of image 2: images must have different names without suffix; got 'x.jpg' beside 'x.jpg'; rename one",
+        ),
+        (["../x.jpg"], "file_name of image 1: must be an image (.jpg, .jpeg, "),
+        (["/etc/x.jpg"], "file_name of image 1: must be an image (.jpg, .jpeg, "),
+        (["x.svg"], "file_name of image 1: must be an image (.jpg, .jpeg, "),
+        (["..jpg"], "file_name of image 1: a name must be one word of at most 200 bytes "),
+        (["a\\x.jpg"], "file_name of image 1: a name must be one word of at most 200 bytes "),
+        (["x" * 201 + ".jpg"], "file_name of image 1: a name must be one word of at most 200 bytes "),
+        (["\ud800.jpg"], "file_name of image 1: a name must be one word of at most 200 bytes "),
+    ],
+)
+def test_names_that_cannot_be_listed(tmp_path, names, told):
+    pytest.importorskip("pycocotools", reason="needs pycocotools, the extra `coco`")
+    images = [{"id": n, "file_name": name, "height": 10, "width": 12} for n, name in enumerate(names, 1)]
+    path = write_json(tmp_path, [annotation(DOG, square(0, 0, 2, 2), image=1)], images=images)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {told}')}"):
+        prepare_coco(path, tmp_path, tmp_path / "out", "val", None, 1, 1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_pycocotools(tmp_path, monkeypatch):

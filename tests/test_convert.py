@@ -14,7 +14,20 @@ import pytest
 from PIL import Image
 
 from repro.data.palette import voc_palette, write_label
-from repro.data.prepare.convert import Job, claim, convert, count_line, find_folder, read_ids, require_files
+from repro.data.prepare.convert import (
+    Job,
+    claim,
+    convert,
+    count_line,
+    find_folder,
+    find_photo,
+    id_of,
+    make_job,
+    read_ids,
+    require_apart,
+    require_files,
+    shared_images,
+)
 
 
 def fails(error, message):
@@ -107,6 +120,20 @@ def test_images_are_copied_where_they_cannot_be_linked(tmp_path, monkeypatch):
     assert job.image_out.read_bytes() == job.image.read_bytes()
 
 
+def test_symbolic_links_are_followed(tmp_path):
+    """A relative one would lead elsewhere from the output folder, and a prepared one that leads nowhere is replaced."""
+    (job,) = make_jobs(tmp_path, 1)
+    link = tmp_path / "links" / "0.png"
+    link.parent.mkdir()
+    link.symlink_to("../in/0.png")
+    job.image_out.parent.mkdir(parents=True)
+    job.image_out.symlink_to("../in/0.png")
+    assert not job.image_out.exists()
+    assert convert([job._replace(image=link)], constant_label, 1, "test") == [True]
+    assert not job.image_out.is_symlink()
+    assert job.image_out.samefile(job.image)
+
+
 def test_a_folder_can_be_prepared_in_place(tmp_path):
     (job,) = make_jobs(tmp_path, 1)
     job = job._replace(image_out=job.image)
@@ -162,7 +189,7 @@ def test_no_process_outlives_a_killed_program(tmp_path):
 def test_broken_image(tmp_path):
     (job,) = make_jobs(tmp_path, 1)
     job.image.write_bytes(b"no image")
-    message = f"{job.image}: image must decode; got cannot identify image file '{job.image}'; replace the file"
+    message = f"{job.image}: image must decode; got none of JPEG, PNG, BMP, WEBP, GIF, TIFF, PPM; replace the file"
     with fails(ValueError, message):
         convert([job], constant_label, 1, "test")
     assert os.listdir(job.label_out.parent) == []
@@ -171,7 +198,7 @@ def test_broken_image(tmp_path):
 def test_label_of_another_size(tmp_path):
     (job,) = make_jobs(tmp_path, 1, size=(5, 4))
     message = (
-        f"{job.image}: label must have its image's (height, width) (5, 4); got (4, 5) for 0.png; pair the right files"
+        f"{job.image}, 0.png: label must have its image's (height, width) (5, 4); got (4, 5); pair the right files"
     )
     with fails(ValueError, message):
         convert([job], constant_label, 1, "test")
@@ -195,15 +222,80 @@ def test_read_ids(tmp_path):
         read_ids(path)
     path.write_text("2008_01  1\n\n2008_02 -1\r\n")
     assert read_ids(path) == ["2008_01", "2008_02"]
-    path.write_text("\n")
-    with fails(ValueError, f"{path}: list must hold ids, each once; got none; correct the list"):
+    path.write_text("a\nb\n\na\n")
+    with fails(ValueError, f"{path}:4: ids must differ; got 'a' again, first in line 1; remove one"):
         read_ids(path)
-    path.write_text("a\nb\na\n")
-    with fails(ValueError, f"{path}: list must hold ids, each once; got 'a' twice; correct the list"):
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("2008_01", "2008_01"),
+        ("2008_01 -1", "2008_01"),
+        ("2008_01.jpg", "2008_01"),
+        ("2008_01.JPG", "2008_01"),
+        ("/JPEGImages/2008_01.jpg /pascal_person_part/gt/2008_01.png", "2008_01"),
+        ("JPEGImages/2008_01.jpg", "2008_01"),
+        ("/home/me/VOC/JPEGImages/2008_01.jpg", "2008_01"),
+        ("../../2008_01.jpg", "2008_01"),
+    ],
+)
+def test_forms_of_an_id(tmp_path, line, name):
+    (tmp_path / "train.txt").write_text(f"{line}\n")
+    assert read_ids(tmp_path / "train.txt") == [name]
+
+
+MUST = "a name must be one word of at most 200 bytes without / and \\ that starts with no dot"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("/tmp/x", f"{MUST}; got '/tmp/x'; rename it"),
+        ("../x", f"{MUST}; got '../x'; rename it"),
+        ("..", f"{MUST}; got '..'; rename it"),
+        (".jpg", f"{MUST}; got ''; rename it"),
+        ("x" * 201, f"{MUST}; got '{'x' * 79}...; rename it"),
+        (
+            "JPEGImages\\x.jpg",
+            "a line must have / between folders; got 'JPEGImages\\\\x.jpg'; write / for every backslash",
+        ),
+        ("/a/x.jpg /b/y.png", "a pair must be of one id; got '/a/x.jpg /b/y.png'; correct the list"),
+    ],
+)
+def test_ids_that_are_none(tmp_path, line, told):
+    path = tmp_path / "train.txt"
+    path.write_text(f"a\n{line}\n")
+    with fails(ValueError, f"{path}:2: {told}"):
         read_ids(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with fails(ValueError, f"{path}: list must be UTF-8 text; got invalid start byte; save it as text"):
-        read_ids(path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".bmp"])
+def test_photos_of_any_suffix(tmp_path, suffix):
+    Image.new("RGB", (5, 4)).save(tmp_path / f"a{suffix}", format="BMP" if suffix == ".bmp" else "JPEG")
+    job = make_job(find_photo(tmp_path, "a"), tmp_path / "out", "l", "a", 3)
+    assert job == Job(
+        tmp_path / f"a{suffix}", tmp_path / f"out/JPEGImages/a{suffix.lower()}", tmp_path / "out/l/a.png", 3
+    )
+    assert convert([job], constant_label, 1, "test") == [True]
+    assert find_photo(tmp_path, "b") == tmp_path / "b.jpg"
+
+
+def test_names_of_ids():
+    assert id_of("IMG 0001 (2).JPG.jpg", "x") == "IMG_0001_(2)"
+    with fails(ValueError, f"x: {MUST}; got ''; rename it"):
+        id_of(".jpg", "x")
+
+
+def test_lists_that_share_images():
+    lists = {"train": "ab", "train_aug": "abc", "trainval_aug": "abcd", "val": "cd", "test": "e"}
+    assert shared_images(lists) == [
+        "lists: train_aug and val must share no image; got 1 in both, such as c; correct them"
+    ]
+    with fails(ValueError, shared_images(lists)[0]):
+        require_apart(lists)
+    require_apart(lists | {"val": "d"})
+    require_apart({"mine": "a", "yours": "a"})
 
 
 def test_missing_files_are_counted(tmp_path):

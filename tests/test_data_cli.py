@@ -82,7 +82,7 @@ def test_killed_runs_go_on(labels):
     whole, out = contents(labels / "whole"), labels / "out"
     # A label that takes its time lets the program be killed in the middle.
     script = (
-        "import sys, time; from repro.data import person_part; from repro.data.__main__ import main\n"
+        "import sys, time; from repro.data.prepare import person_part; from repro.data.__main__ import main\n"
         "whole = person_part.read_index_png\n"
         "def slow(*a):\n    time.sleep(0.02); return whole(*a)\n"
         "person_part.read_index_png = slow\n"
@@ -110,7 +110,7 @@ def test_ctrl_c(labels, capsys, monkeypatch):
 
     monkeypatch.setattr("repro.data.__main__.prepare_person_part", interrupt)
     assert main(command(labels, labels / "out")) == 130
-    assert one_line(capsys) == "interrupted; the same command goes on where it stopped"
+    assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_broken_data_is_one_line(labels, capsys):
         f"{labels}/labels/3.png: label must have one 8-bit channel (grey or palette); got mode RGB"
     )
     assert not (labels / "out/ImageSets").exists()
-    with pytest.raises(ValueError, match="one 8-bit channel"):
-        main(command(labels, labels / "out", "--traceback"))
+    assert main(command(labels, labels / "out", "--traceback")) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_coco(labels, capsys, monkeypatch):
@@ -199,6 +199,25 @@ def test_coco(labels, capsys, monkeypatch):
     for name in ("train", "train2014"):
         assert main([*arguments, "--list", name]) == 0
         assert capsys.readouterr().out == f"{name}\n"
+
+
+def test_a_subset_is_checked_as_one(labels, capsys, monkeypatch):
+    monkeypatch.chdir(labels)
+    assert main(command(labels, labels / "out", "--workers", "1")) == 0
+    check = ["check", "person-part", "--data-root", "out", "--workers", "1"]
+    assert main([*check, "--subset"]) == 0
+    output = capsys.readouterr().out
+    assert "train: 30 images, DIFFERS from the expected 1716 by -1686\n" in output
+    (labels / "out/ImageSets/val.txt").unlink()
+    assert main([*check, "--subset"]) == 0
+    assert "val" not in capsys.readouterr().out
+    assert main([*check, "--subset", "--list", "val"]) == 1
+    (labels / "out/ImageSets/val.txt").write_text("3\n")
+    assert main([*check, "--subset"]) == 1
+    assert (
+        "  lists: train and val must share no image; got 1 in both, such as 3; correct them\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_program(labels):

@@ -1,65 +1,99 @@
-"""Files that are read with suspicion, and written whole or not at all, together where they belong together."""
+"""Files that are read, and names that are given to files."""
 
 import os
 import re
+import socket
 
 import pytest
 
-from repro import files
-from repro.files import is_number, parse_json, read_bytes, write_json, write_together
+from repro.files import MAX_NAME_BYTES, check_name, read_bytes, regular_file, write_json, write_together
+
+MUST = "x: a name must be one word of at most 200 bytes without / and \\ that starts with no dot"
 
 
-def test_only_regular_files_of_a_bounded_size_are_read(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"12345")
-    (tmp_path / "link").symlink_to(path)
-    assert read_bytes(path) == read_bytes(tmp_path / "link") == b"12345"
-    os.mkfifo(tmp_path / "pipe")
-    for wrong in (tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(ValueError, match=r"^no regular file$"):
-            read_bytes(wrong)
-    with pytest.raises(ValueError, match=r"^Is a directory$"):
-        read_bytes(tmp_path)
-    with pytest.raises(ValueError, match=r"^No such file or directory$"):
-        read_bytes(tmp_path / "none")
-    monkeypatch.setattr(files, "MOST_BYTES", 1 << 20)
-    path.write_bytes(bytes(1 << 20))
-    assert len(read_bytes(path)) == 1 << 20
-    path.write_bytes(bytes((1 << 20) + 1))
-    with pytest.raises(ValueError, match=r"^larger than 1 MiB$"):
-        read_bytes(path)
+def fails(error, message):
+    return pytest.raises(error, match=f"^{re.escape(message)}$")
+
+
+@pytest.mark.parametrize("name", ["2008_000003", "a.b-c(1)", "été", "a" * MAX_NAME_BYTES, "é" * (MAX_NAME_BYTES // 2)])
+def test_names(name):
+    assert check_name(name, "x") is name
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("name", "got"),
     [
-        (b"", "Expecting value: line 1 column 1 (char 0)"),
-        (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
-        (b'{"a": NaN}', "NaN is no number of JSON"),
-        (b"[-Infinity]", "-Infinity is no number of JSON"),
-        (b"[1e999]", "a number is larger than 1e+30"),
-        (b"[-1e308]", "a number is larger than 1e+30"),
-        (b"1" + b"0" * 31, "a number is larger than 1e+30"),
-        (b"1" + b"0" * 5000, "Exceeds the limit"),
-        (rb'["\ud800"]', "a string holds half of a surrogate pair"),
-        (rb'{"\udfff": 1}', "a string holds half of a surrogate pair"),
-        (b"[" * 100_000, "nested too deeply"),
+        ("", "''"),
+        (".", "'.'"),
+        ("..", "'..'"),
+        (".hidden", "'.hidden'"),
+        ("/etc/passwd", "'/etc/passwd'"),
+        ("a/../b", "'a/../b'"),
+        ("a\\b", "'a\\\\b'"),
+        ("a b", "'a b'"),
+        ("a\nb", "'a\\nb'"),
+        ("a\0", "'a\\x00'"),
+        ("a\u2028b", "'a\\u2028b'"),
+        ("caf\udce9", "'caf\\udce9'"),
+        ("a" * (MAX_NAME_BYTES + 1), "'" + "a" * 79 + "..."),
+        ("é" * (MAX_NAME_BYTES // 2) + "a", "'" + "\\xe9" * 19 + "\\xe..."),
+        (7, "7"),
+        (None, "None"),
     ],
 )
-def test_documents_that_cannot_be_worked_with(text, reason):
-    with pytest.raises(ValueError, match=f"^{re.escape(reason)}") as caught:
-        parse_json(text)
-    assert "\n" not in str(caught.value)
+def test_names_that_would_lead_elsewhere_or_cannot_be_listed(name, got):
+    with fails(ValueError, f"{MUST}; got {got}; rename it"):
+        check_name(name, "x")
 
 
-def test_a_document():
-    assert parse_json(rb'{"a": [1, -2.5, true, null, "\ud83d\ude00"]}') == {"a": [1, -2.5, True, None, "\U0001f600"]}
+def test_bytes_are_read_up_to_the_limit(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    assert read_bytes(path, 5) == b"12345"
+    with fails(ValueError, f"{path}: list must have at most 4 bytes; got 5; name the right file"):
+        read_bytes(path, 4, "list")
+    (tmp_path / "link").symlink_to(path)
+    assert read_bytes(tmp_path / "link", 5) == b"12345"
+    assert regular_file(path).st_size == 5
 
 
-def test_numbers():
-    assert [is_number(value) for value in (1, 1.5, True, "1", None, float("inf"), float("nan"))] == [True] * 2 + [
-        False
-    ] * 5
+def test_files_without_a_size_are_read_up_to_the_limit_too(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^/proc/self/maps: file must have at most 10 bytes; got 11; name the right file$"
+    ):
+        read_bytes(type(tmp_path)("/proc/self/maps"), 10)
+
+
+def test_missing_files(tmp_path):
+    path = tmp_path / "a"
+    with fails(FileNotFoundError, f"{path}: file must exist; got no such file; correct the path"):
+        read_bytes(path, 5)
+    path.write_text("")
+    with fails(FileNotFoundError, f"{path}/b: list must exist; got no such file; complete it"):
+        read_bytes(path / "b", 5, "list", "complete it")
+    with pytest.raises(ValueError, match=r"^.{300}: file must be a file; got File name too long; correct the path$"):
+        read_bytes(tmp_path / ("a" * 400), 5)
+    with pytest.raises(ValueError, match=r"file must be a file; got embedded null byte; correct the path$"):
+        regular_file(tmp_path / "a\0")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a FIFO"),
+        (os.mkdir, "a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+        (lambda path: socket.socket(socket.AF_UNIX).bind(str(path)), "a socket"),
+    ],
+    ids=["FIFO", "folder", "device", "socket"],
+)
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_special_files_are_neither_waited_for_nor_read(tmp_path, monkeypatch, make, kind):
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    path = type(tmp_path)("a")
+    make(path)
+    with fails(ValueError, f"a: file must be a regular file; got {kind}; name a file"):
+        read_bytes(path, 5)
 
 
 def test_files_that_belong_together_appear_together(tmp_path, monkeypatch):

@@ -221,7 +221,9 @@ def test_synthetic_data_are_drawn_into_the_cache(tmp_path, monkeypatch):
     )
     protocol = load_protocol(write_protocol(tmp_path, SYNTHETIC))
     found = prepare(Job(protocol, protocol.rows[0], 1), Given(None, "none"), Options(tmp_path, CPU))
-    assert calls == [(tmp_path / "cache" / "person-part-synthetic", (4, 3, (33, 41), 5))]
+    ((folder, what),) = calls
+    assert (folder.parent, what) == (tmp_path / "cache", (4, 3, (33, 41), 5))
+    assert re.fullmatch("person-part-synthetic-[0-9a-f]{16}", folder.name)
     assert found.train == items_of(calls[0][0], "train")
     prepare(Job(protocol, protocol.rows[0], 1), Given(write_data(tmp_path / "own"), "none"), Options(tmp_path, CPU))
     assert len(calls) == 1

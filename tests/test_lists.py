@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repro.data.lists import LIST_PLACES, Item, check_items, fingerprint, read_item, read_items
+from repro.data.fingerprint import fingerprint
+from repro.data.lists import LIST_PLACES, Item, check_items, read_item, read_items
 
 GOLDEN = Path(__file__).parent / "golden" / "data_stream"
 
@@ -126,6 +127,95 @@ def test_malformed_line(tmp_path, line):
     path = write_list(tmp_path, f"\na\n{line}\n")
     with fails(ValueError, f"{path}:3: a line must be an id or '/image [/label]'; got {line!r}; correct the line"):
         read_items(tmp_path, "train", "images", "labels")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            r"images\a.jpg labels\a.png",
+            r"a line must have / between folders; got 'images\\a.jpg labels\\a.png'; write / for every backslash",
+        ),
+        (
+            "b" * 251,
+            f"a name must be one word of at most 200 bytes without / and \\ that starts with no dot; got '{'b' * 79}...; rename it",
+        ),
+        (
+            f"/images/{'b' * 251}.jpg",
+            f"a name must be one word of at most 200 bytes without / and \\ that starts with no dot; got '{'b' * 79}...; rename it",
+        ),
+        (
+            "..",
+            "a name must be one word of at most 200 bytes without / and \\ that starts with no dot; got '..'; rename it",
+        ),
+        ("/" + "b/" * 2048, "a line must have at most 4096 characters; got 4097; correct the line"),
+    ],
+)
+def test_lines_that_name_nothing(tmp_path, line, told):
+    write_item(tmp_path, "a")
+    path = write_list(tmp_path, f"a\n{line}\n")
+    with fails(ValueError, f"{path}:2: {told}"):
+        read_items(tmp_path, "train", "images", "labels")
+
+
+def test_names_of_200_bytes_are_read(tmp_path):
+    item = write_item(tmp_path, "é" * 100)
+    write_list(tmp_path, "é" * 100)
+    assert read_items(tmp_path, "train", "images", "labels") == [item]
+
+
+def test_folders_whose_names_are_no_utf8(tmp_path):
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    root.mkdir()
+    item = write_item(root, "a")
+    write_list(root, "a")
+    assert read_items(root, "train", "images", "labels") == [item]
+    check_items([item], 7, 255, 1)
+    assert fingerprint([item], tmp_path / "memory.json") == fingerprint([item])
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".bmp", ".webp"])
+def test_ids_of_photos_with_other_suffixes(tmp_path, suffix):
+    item = write_item(tmp_path, "a", suffix=suffix)
+    for line in ("a", f"a{suffix}"):
+        write_list(tmp_path, line)
+        assert read_items(tmp_path, "train", "images", "labels") == [item]
+
+
+def test_absolute_paths_get_a_hint(tmp_path):
+    item = write_item(tmp_path, "a")
+    path = write_list(tmp_path, f"{item.image} {item.label}\n")
+    hint = f"name {item.image} as it lies below {tmp_path}, for that folder is put before every line"
+    with pytest.raises(FileNotFoundError, match=rf"got 2 of 2 missing: .*; {re.escape(hint)}$"):
+        read_items(tmp_path, "train", "images", "labels")
+    assert path.is_file()
+
+
+@pytest.mark.parametrize(("make", "kind"), [(os.mkfifo, "a FIFO"), (os.mkdir, "a folder")])
+def test_lists_that_are_no_files(tmp_path, make, kind):
+    make(tmp_path / "train.txt")
+    with fails(ValueError, f"{tmp_path}/train.txt: list must be a regular file; got {kind}; name a file"):
+        read_items(tmp_path, "train", "images", "labels")
+
+
+def test_lists_beyond_all_measure(tmp_path, monkeypatch):
+    monkeypatch.setattr("repro.data.lists.MAX_LIST_BYTES", 10)
+    path = write_list(tmp_path, "a" * 11)
+    with fails(ValueError, f"{path}: list must have at most 10 bytes; got 11; name the right file"):
+        read_items(tmp_path, "train", "images", "labels")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_label_of_a_turned_photo_gets_a_hint(tmp_path, orientation):
+    item = write_item(tmp_path, "a", label=np.zeros((9, 8), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (9, 8)).save(item.image, exif=exif)
+    advice = "pair the right files"
+    if orientation == 6:
+        advice = f"{item.image} has an EXIF orientation, which is ignored as in Caffe: turn its pixels (such as by ImageMagick's -auto-orient), or the label back"
+    with fails(ValueError, f"{item.label}: label must have its image's (height, width) (8, 9); got (9, 8); {advice}"):
+        read_item(item)
 
 
 def test_duplicate_names(tmp_path):
@@ -258,28 +348,6 @@ def test_check_leaves_no_threads(tmp_path):
     with pytest.raises(ValueError, match="usable"):
         check_items([item] * 5, 7, 255, 3)
     assert threading.active_count() == before
-
-
-def test_fingerprint_tells_lists_and_lengths_apart(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
-    a, b = write_item(tmp_path, "a"), write_item(tmp_path, "b", image=noise)
-    first = fingerprint([a, b])
-    assert re.fullmatch("[0-9a-f]{64}", first)
-    others = [
-        fingerprint([b, a]),
-        fingerprint([a]),
-        fingerprint([a, b._replace(label=None)]),
-        fingerprint([a, b._replace(name="c")]),
-    ]
-    a.image.write_bytes(a.image.read_bytes() + b"\0")
-    others.append(fingerprint([a, b]))
-    assert len({first, *others}) == 6
-
-
-def test_fingerprint_does_not_depend_on_the_folder(tmp_path):
-    (tmp_path / "x").mkdir()
-    (tmp_path / "y").mkdir()
-    assert fingerprint([write_item(tmp_path / "x", "a")]) == fingerprint([write_item(tmp_path / "y", "a")])
 
 
 @pytest.mark.data

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from caffe_dropout import dropout_mask
 from conftest import golden
 from float_rule import Step, Truth
 from thin_network import MODEL, SOLVER, VARIANTS, batch, blobs, detached, run_network, solver_run, thin_network
 
-from repro.data.caffe_rng import CaffeRNG, dropout_mask
+from repro.data.caffe_rng import CaffeRNG
 from repro.models import build
 from repro.models.layers import Dropout
 from repro.models.multiscale import scaled_size

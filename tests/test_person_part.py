@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from scipy.sparse import csc_array
 
+from repro.data.lists import read_items
 from repro.data.prepare.person_part import (
     CLASS_NAMES,
     CLASS_OF,
@@ -124,6 +126,24 @@ def test_masks_of_two_sizes(tmp_path):
         read_parts(path)
 
 
+@pytest.mark.parametrize(
+    ("mask", "got"),
+    [
+        ("text", "no numbers"),
+        ({"a": 1}, "no numbers"),
+        (csc_array(np.eye(3)), "no numbers"),
+        (np.array([[1, 2j]]), "complex numbers"),
+        (np.array([[1, np.nan]]), "NaN, infinities or fractions"),
+        (np.array([[1, 0.5]]), "NaN, infinities or fractions"),
+    ],
+    ids=["text", "struct", "sparse", "complex", "NaN", "fraction"],
+)
+def test_masks_of_another_kind(tmp_path, mask, got):
+    path = write_annotation(tmp_path / "a.mat", ("person", [("head", mask)]))
+    with fails(ValueError, f"{path}: the mask of head must be a matrix of 0 and 1; got {got}; replace the file"):
+        read_parts(path)
+
+
 def test_class_order():
     assert parse_class_order(OTHER_ORDER) == (1, 2, 4, 3, 6, 5)
     assert parse_class_order("Head, torso, upper arms, lower-arms, upper legs, lower legs") == (1, 2, 3, 4, 5, 6)
@@ -208,6 +228,27 @@ def test_lists_of_ids(tmp_path, sources):
     (tmp_path / "yours.txt").write_text("a\nb\n")
     with fails(ValueError, "lists: train and val must share no image; got 1 in both, such as b; correct them"):
         prepare_person_part(voc, parts, tmp_path / "out", None, lists, 1)
+
+
+def test_lists_of_pairs(tmp_path, sources):
+    """As Person-Part is distributed."""
+    voc, parts = sources
+    for name, i in (("train", "b"), ("val", "a")):
+        (tmp_path / f"{name}.txt").write_text(f"/JPEGImages/{i}.jpg /pascal_person_part/gt/{i}.png\n")
+    lists = {name: tmp_path / f"{name}.txt" for name in ("train", "val")}
+    prepare_person_part(voc, parts, tmp_path / "out", None, lists, 1)
+    assert (tmp_path / "out/ImageSets/train.txt").read_text() == "b\n"
+
+
+def test_photos_that_are_relative_symbolic_links(tmp_path, sources):
+    voc, parts = sources
+    (voc / "JPEGImages").rename(voc / "pool")
+    (voc / "JPEGImages").mkdir()
+    for name in "abcd":
+        (voc / "JPEGImages" / f"{name}.jpg").symlink_to(f"../pool/{name}.jpg")
+    prepare_person_part(voc, parts, tmp_path / "far/away/out", None, BY_RULE, 1)
+    for split in BY_RULE:
+        assert len(read_items(tmp_path / "far/away/out", split, "JPEGImages", "SegmentationPart")) == 1
 
 
 def test_ready_made_labels(tmp_path, sources):

@@ -2,9 +2,7 @@
 
 import itertools
 import multiprocessing
-import os
 import re
-import signal
 import time
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from PIL import Image
 
 from repro.data.caffe_rng import CaffeRNG
 from repro.data.lists import Item, read_item, read_items
-from repro.data.stream import ImageSegData, _outlive_one_sigterm, plan_batches, read_test_item
+from repro.data.stream import ImageSegData, plan_batches, read_test_item
 from repro.data.transforms import TransformationParameter, place
 
 GOLDEN = Path(__file__).parent / "golden" / "data_stream"
@@ -157,28 +155,6 @@ def test_ranks_share_every_batch():
     assert_same(joined, BATCHES["train_scale/data"][:4], BATCHES["train_scale/label"][:4])
 
 
-@pytest.fixture
-def two_cpus():
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two CPUs, to have two worker processes")
-
-
-def test_workers_give_the_same_batches_and_go_with_the_iterator(two_cpus):
-    state = torch.get_rng_state()
-    batches = iter(stream("train_scale", workers=2, start_batch=3))
-    assert_same(take(batches, 9), BATCHES["train_scale/data"][3:], BATCHES["train_scale/label"][3:])
-    assert len(multiprocessing.active_children()) == 2
-    assert torch.equal(torch.get_rng_state(), state)
-    del batches
-    assert multiprocessing.active_children() == []
-
-
-def test_more_workers_than_cpus_are_not_started():
-    batches = iter(stream(workers=1000))
-    next(batches)
-    assert len(multiprocessing.active_children()) == len(os.sched_getaffinity(0))
-
-
 def truncated(folder):
     """Returns an item whose image ends too early."""
     path = folder / "broken.jpg"
@@ -206,46 +182,6 @@ def test_a_file_that_vanished_is_named_in_one_line(tmp_path, workers):
         FileNotFoundError, match=r"gone.jpg: image must exist; got no such file; complete the data folder$"
     ):
         next(iter(stream(items=[gone], workers=workers)))
-
-
-def test_workers_outlive_the_first_sigterm_of_their_group_and_no_second(two_cpus):
-    batches = iter(stream(workers=2))
-    next(batches)
-    next(batches)  # the other worker's: now both have started
-    workers = multiprocessing.active_children()
-    assert len(workers) == 2
-    for worker in workers:
-        os.kill(worker.pid, signal.SIGTERM)
-    time.sleep(0.3)
-    next(batches)
-    assert all(worker.is_alive() for worker in workers)
-    del batches
-    assert multiprocessing.active_children() == []
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        _outlive_one_sigterm(0)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_a_worker_that_dies_is_one_line_and_ends_the_others(tmp_path, monkeypatch, two_cpus):
-    def dies_once(item):
-        try:
-            (tmp_path / "first").mkdir()
-        except FileExistsError:
-            time.sleep(1)
-            return read_item(items()[0])  # The second worker lives on.
-        time.sleep(0.3)  # Let the parent finish starting the two.
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr("repro.data.stream.read_item", dies_once)
-    message = r"^ImageSegData: data workers must stay alive; got DataLoader worker [^\n]+; use fewer workers or give more \(shared\) memory$"
-    with pytest.raises(RuntimeError, match=message) as caught:
-        next(iter(stream(workers=2)))
-    assert multiprocessing.active_children() == []  # While the exception is still held:
-    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(

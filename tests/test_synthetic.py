@@ -1,4 +1,4 @@
-"""The synthetic stand-in for PASCAL-Person-Part: the painter, the people, the pictures, the folder."""
+"""The synthetic stand-in for PASCAL-Person-Part: the painter, the people, the pictures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ import itertools
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from repro.data.lists import check_items, read_items
-from repro.data.palette import voc_palette
-from repro.data.synthetic import dataset as synthetic
 from repro.data.synthetic import people as synthetic_people
 from repro.data.synthetic.canvas import DISTRACTOR, PATTERNS, Canvas, Paint, polar
-from repro.data.synthetic.dataset import class_names, draw_scenes, write_dataset
+from repro.data.synthetic.dataset import draw_scenes
 from repro.data.synthetic.people import draw_person
 from repro.data.synthetic.scene import draw_scene
 
@@ -185,109 +181,3 @@ def test_a_seed_draws_these_very_pixels():
     for scene in draw_scenes((2016, 0), 6, (65, 81)):
         digest.update(scene.image.tobytes() + scene.label.tobytes() + scene.distractor.tobytes())
     assert digest.hexdigest() == PIXELS, "a pixel changed: raise repro.data.synthetic.VERSION and update PIXELS"
-
-
-def contents(root):
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
-def test_dataset_is_laid_out_as_the_real_one_and_read_by_its_loader(tmp_path, capsys):
-    root = write_dataset(tmp_path / "new" / "set", 3, 2, (41, 57), seed=5)
-    assert root == tmp_path / "new" / "set"
-    assert "drawing train" in capsys.readouterr().err
-    assert sorted(p.name for p in root.iterdir()) == [
-        "ImageSets",
-        "JPEGImages",
-        "README.txt",
-        "SegmentationPart",
-        "complete.json",
-    ]
-    for split, count in (("train", 3), ("val", 2)):
-        items = read_items(root, split, "JPEGImages", "SegmentationPart")
-        assert len(items) == count
-        check_items(items, num_classes=len(class_names), ignore_label=255, workers=0, progress=False)
-        for item in items:
-            with Image.open(item.image) as image, Image.open(item.label) as label:
-                assert (image.mode, image.size) == ("RGB", (57, 41))
-                assert (label.mode, label.size) == ("P", (57, 41))
-                assert label.getpalette() == voc_palette()
-                assert set(np.unique(np.asarray(label))) <= {*range(7), 255}
-    readme = (root / "README.txt").read_text()
-    assert "ynthetic" in readme
-    assert "Not comparable with the paper's data" in readme
-    assert all(name in readme for name in class_names)
-    assert not [p for p in root.parent.iterdir() if p != root]
-
-
-def test_palette_is_vocs():
-    palette = np.array(voc_palette()).reshape(256, 3)
-    assert palette[:8].tolist() == [
-        [0, 0, 0],
-        [128, 0, 0],
-        [0, 128, 0],
-        [128, 128, 0],
-        [0, 0, 128],
-        [128, 0, 128],
-        [0, 128, 128],
-        [128, 128, 128],
-    ]
-    assert palette[15].tolist() == [192, 128, 128]
-    assert palette[255].tolist() == [224, 224, 192]
-
-
-def test_dataset_depends_on_seed_and_not_on_workers(tmp_path):
-    write_dataset(tmp_path / "one", 3, 1, (33, 33), seed=5)
-    write_dataset(tmp_path / "two", 3, 1, (33, 33), seed=5, workers=2)
-    write_dataset(tmp_path / "other", 3, 1, (33, 33), seed=6)
-    one, two, other = (contents(tmp_path / name) for name in ("one", "two", "other"))
-    assert one == two
-    pictures = [name for name in one if name.endswith(".png")]
-    assert len(pictures) == 8
-    assert not any(one[name] == other[name] for name in pictures if "JPEG" in name)
-    assert one["JPEGImages/train_00000.png"] != one["JPEGImages/val_00000.png"]
-
-
-def test_dataset_is_drawn_once_and_again_when_it_should_differ(tmp_path, monkeypatch):
-    root = write_dataset(tmp_path / "set", 2, 1, (33, 33), seed=5)
-    before = contents(root)
-    with monkeypatch.context() as patch:
-        patch.setattr(synthetic, "_save", lambda *_, **__: pytest.fail("drawn again"))
-        write_dataset(root, 2, 1, (33, 33), seed=5)
-    write_dataset(root, 3, 1, (33, 33), seed=5)
-    assert contents(root)["JPEGImages/train_00001.png"] == before["JPEGImages/train_00001.png"]
-    assert len(contents(root)) == len(before) + 2
-    monkeypatch.setattr(synthetic, "VERSION", -1)
-    write_dataset(root, 2, 1, (33, 33), seed=5)
-    assert '"version": -1' in (root / "complete.json").read_text()
-    assert [p.name for p in tmp_path.iterdir()] == ["set"]
-
-
-def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(synthetic, "_save", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path / "set", 2, 1, (33, 33), seed=5)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").write_bytes(b"mine")
-    with pytest.raises(
-        ValueError, match=r"photos: must be absent, empty or a synthetic set; got other files; name ano"
-    ):
-        write_dataset(tmp_path / "photos", 2, 1, (33, 33), seed=5)
-    assert contents(tmp_path) == {"photos/a.jpg": b"mine"}
-    (tmp_path / "empty").mkdir()
-    write_dataset(tmp_path / "empty", 1, 1, (33, 33), seed=5)
-    assert (tmp_path / "empty" / "complete.json").exists()
-
-
-@pytest.mark.parametrize(("num_train", "num_val", "size"), [(0, 1, (33, 33)), (1, 0, (33, 33)), (1, 1, (33, 8))])
-def test_sizes_that_cannot_be_drawn_are_refused(tmp_path, num_train, num_val, size):
-    message = rf"at least 16 x 16; got {num_train}, {num_val} and {size[0]} x {size[1]}; correct the protocol"
-    with pytest.raises(ValueError, match=message):
-        write_dataset(tmp_path / "set", num_train, num_val, size, seed=5)
-    assert not list(tmp_path.iterdir())

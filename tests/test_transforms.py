@@ -1,6 +1,8 @@
 """Reading, resizing and ImageSegData's transform, against OpenCV's and Caffe's own output."""
 
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +105,8 @@ def broken_file(tmp_path, kind):
         Image.fromarray(noise).save(path)
         path.write_bytes(path.read_bytes()[:-500])
     elif kind == "truncated png":
-        Image.fromarray(noise).save(path)
-        path.write_bytes(path.read_bytes()[:2000])
+        Image.fromarray(noise[..., 0]).save(path)
+        path.write_bytes(path.read_bytes()[:1000])
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "text":
@@ -120,13 +122,25 @@ def broken_file(tmp_path, kind):
     return path
 
 
-@pytest.mark.parametrize("kind", ["truncated jpeg", "truncated png", "empty", "text", "folder"])
+NO_FORMAT = r"none of JPEG, PNG, BMP, WEBP, GIF, TIFF, PPM"
+
+
+@pytest.mark.parametrize(
+    ("kind", "got"),
+    [
+        ("truncated jpeg", r"OSError [^\n]+"),
+        ("truncated png", r"\w+ [^\n]+"),
+        ("empty", NO_FORMAT),
+        ("text", NO_FORMAT),
+    ],
+)
 @pytest.mark.parametrize(("read", "what"), [(read_image_bgr, "image"), (read_label, "label")])
-def test_files_that_do_not_decode(tmp_path, kind, read, what):
+def test_files_that_do_not_decode(tmp_path, kind, got, read, what):
     path = broken_file(tmp_path, kind)
-    with pytest.raises(
-        ValueError, match=rf"^{re.escape(str(path))}: {what} must decode; got \w+ [^\n]+; replace the file$"
-    ):
+    told = rf"{what} must decode; got {got}; replace the file"
+    if (kind, what) == ("truncated jpeg", "label"):
+        told = r"label must be a PNG or TIFF; got JPEG; save class ids as 8-bit PNG"
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: {told}$"):
         read(path)
 
 
@@ -136,6 +150,52 @@ def test_missing_file(tmp_path, read, what):
         FileNotFoundError, match=rf"none.png: {what} must exist; got no such file; complete the data folder$"
     ):
         read(tmp_path / "none.png")
+
+
+def write_grey_png(path, ids, bits):
+    """Writes a grey PNG of so many bits a pixel, which Pillow cannot write."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    each = np.unpackbits(ids.astype(np.uint8)[..., None], axis=2)[..., 8 - bits :]
+    rows = np.packbits(each.reshape(len(ids), -1), axis=1)
+    header = struct.pack(">IIBBBBB", ids.shape[1], ids.shape[0], bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_grey_labels_of_few_bits_are_read_as_stored(tmp_path, bits):
+    ids = np.arange(2**bits, dtype=np.uint8)[:21].repeat(3).reshape(3, -1, order="F")
+    write_grey_png(tmp_path / "a.png", ids, bits)
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), ids)
+    # As an image they are stretched, as OpenCV does it.
+    stretched = read_image_bgr(tmp_path / "a.png")[..., 0]
+    np.testing.assert_array_equal(stretched, ids * (255 // (2**bits - 1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a.jpg", "label must be a PNG or TIFF; got JPEG; save class ids as 8-bit PNG"),
+        ("a.bmp", "label must be a PNG or TIFF; got BMP; save class ids as 8-bit PNG"),
+        ("a.pgm", "label must be a PNG or TIFF; got PPM; save class ids as 8-bit PNG"),
+    ],
+)
+def test_labels_of_formats_that_lose_or_stretch_values(tmp_path, name, told):
+    Image.fromarray(np.array([[0, 1, 20]], np.uint8)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(tmp_path / name))}: {told}$"):
+        read_label(tmp_path / name)
+
+
+def test_inverted_tiff_label(tmp_path):
+    ids = np.array([[0, 1, 20]], np.uint8)
+    Image.fromarray(ids).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif"), ids)
+    Image.fromarray(ids).save(tmp_path / "b.tif", tiffinfo={262: 0})  # WhiteIsZero
+    with pytest.raises(ValueError, match=r"got mode L stored as L;I; save class ids as 8-bit PNG$"):
+        read_label(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("rgb", "RGB"), ("16 bit", "I;16"), ("1 bit", "1")])
@@ -174,6 +234,15 @@ def test_flipped_bytes_never_escape_as_another_error(tmp_path, rng):
                 messages.append(str(error))
         assert len(messages) > 20
         assert all(message.startswith(f"{path}: ") and "\n" not in message for message in messages)
+
+
+@pytest.mark.parametrize("size", [(110, 82), (366, 274)])
+def test_resize_label_divides_in_double_as_opencv_does(size):
+    """Sizes at which floor(i * (1 / (new / old))) is not floor(i * (old / new))."""
+    old, new = size
+    rows = resize_label(np.arange(old)[:, None].astype(np.uint16), (new, 1))[:, 0].tolist()
+    assert rows == [min(int(i * (1 / (new / old))), old - 1) for i in range(new)]
+    assert rows != [int(i * (old / new)) for i in range(new)]
 
 
 def test_resize_image_by_hand():

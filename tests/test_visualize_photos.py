@@ -1,8 +1,10 @@
 """Photos and video frames: what can be read, what is drawn, what is skipped, and the gallery; with the network of a tiny run."""
 
+import os
+import re
 import shutil
 from html.parser import HTMLParser
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -198,8 +200,29 @@ def test_unusable_photos_are_named_and_the_rest_goes_on(ran, photos, tmp_path, c
     assert "3 drawn, 0 there already, 2 unusable" in out
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 2
-    assert "a text.png: must be an image; got no known format; replace or remove the file" in lines[0]
-    assert "cut.jpg: must be an image; got OSError" in lines[1]
+    assert (
+        "a text.png: image must decode; got none of JPEG, PNG, BMP, WEBP, GIF, TIFF, PPM; replace the file" in lines[0]
+    )
+    assert "cut.jpg: image must decode; got OSError" in lines[1]
+
+
+def test_names_that_are_long_or_no_utf8_stop_no_gallery(ran, photos, tmp_path, capsys):
+    content = (photos / "frame10.png").read_bytes()
+    long = "x" * 251 + ".png"
+    odd = os.fsdecode(b"caf\xe9.png")
+    for name in (long, odd):
+        (photos / name).write_bytes(content)
+    assert main(command(ran, photos, tmp_path / "out", "--gallery")) == 0
+    assert "5 drawn, 0 there already, 0 unusable" in capsys.readouterr().out
+    page = Page((tmp_path / "out/index.html").read_text(encoding="utf-8"))
+    files = {os.fsdecode(unquote_to_bytes(image["src"])): image["alt"] for image in page.images}
+    assert all((tmp_path / "out" / name).is_file() for name in files)
+    assert files[f"{odd}.png"].startswith("caf\ufffd.png: ")
+    (short,) = [name for name in files if name.startswith("x")]
+    assert re.fullmatch("x{40}-[0-9a-f]{16}\\.png", short)
+    assert files[short].startswith(f"{long}: ")
+    assert main(command(ran, photos, tmp_path / "out", "--gallery")) == 0
+    assert "0 drawn, 5 there already, 0 unusable" in capsys.readouterr().out
 
 
 def test_a_row_of_several_tables_needs_its_table(ran, photos, tmp_path, capsys):

@@ -162,6 +162,78 @@ def test_empty_sbd_label(tmp_path):
         read_sbd_label(tmp_path / "a.mat")
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "got"),
+    [
+        ("text", "no numbers"),
+        (np.array([["text", 1]], object), "no numbers"),
+        ({"a": 1}, "no numbers"),
+        (csc_array(np.eye(3)), "a sparse matrix"),
+        (np.array([[1, 2j]]), "complex numbers"),
+        (np.array([[1, NAN]]), "NaN, infinities or fractions"),
+        (np.array([[1, np.inf]]), "NaN, infinities or fractions"),
+        (np.array([[1, 2.5]]), "NaN, infinities or fractions"),
+        (np.zeros((2, 2, 2)), "shape (2, 2, 2)"),
+        (np.array([[-1, 2.0]]), "shape (1, 2), values -1.0 .. 2.0"),
+    ],
+    ids=["text", "cell", "struct", "sparse", "complex", "NaN", "infinite", "fraction", "three dimensions", "negative"],
+)
+def test_sbd_fields_of_another_kind(tmp_path, segmentation, got):
+    savemat(tmp_path / "a.mat", {"GTcls": {"Segmentation": segmentation}})
+    message = f"{tmp_path}/a.mat: Segmentation must be (height, width) class ids 0 .. 20; got {got}; replace the file"
+    with fails(ValueError, message):
+        read_sbd_label(tmp_path / "a.mat")
+
+
+def test_sbd_label_in_doubles(tmp_path):
+    label = label_of(3)
+    savemat(tmp_path / "a.mat", {"GTcls": {"Segmentation": label.astype(np.float64)}})
+    assert np.array_equal(read_sbd_label(tmp_path / "a.mat"), label)
+
+
+def test_sbd_label_that_unpacks_to_too_much(tmp_path, monkeypatch):
+    """The size is seen while unpacking, before anything of it is kept."""
+    path = tmp_path / "a.mat"
+    savemat(path, {"other": np.zeros(2**20), "GTcls": {"Segmentation": np.zeros((3000, 1000))}}, do_compression=True)
+    assert path.stat().st_size < 2**17
+    assert read_sbd_label(path).shape == (3000, 1000)
+    monkeypatch.setattr("repro.data.prepare.mat.MAX_BYTES", 30 * 2**20)
+    with fails(ValueError, f"{path}: annotation must unpack to at most {30 * 2**20} bytes; got more; replace the file"):
+        read_sbd_label(path)
+    monkeypatch.setattr("repro.data.prepare.mat.MAX_BYTES", 100)
+    with fails(
+        ValueError, f"{path}: annotation must have at most 100 bytes; got {path.stat().st_size}; name the right file"
+    ):
+        read_sbd_label(path)
+
+
+@pytest.mark.parametrize(("make", "kind"), [(os.mkfifo, "a FIFO"), (os.mkdir, "a folder")])
+def test_sbd_label_that_is_no_file(tmp_path, make, kind):
+    make(tmp_path / "a.mat")
+    with fails(ValueError, f"{tmp_path}/a.mat: annotation must be a regular file; got {kind}; name a file"):
+        read_sbd_label(tmp_path / "a.mat")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x"])
+def test_ids_that_leave_the_folder_write_nothing(tmp_path, distributions, name):
+    voc, _ = distributions
+    path = voc / "ImageSets/Segmentation/train.txt"
+    path.write_text(f"t1\n{name}\n")
+    with pytest.raises(ValueError, match=f"^{path}:2: a name must be one word .* got {name!r}; rename it$"):
+        prepare_voc(tmp_path, tmp_path, tmp_path / "deep/er/out", 1)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_lists_that_share_images(tmp_path, distributions):
+    voc, _ = distributions
+    (voc / "ImageSets/Segmentation/val.txt").write_text("v1\nt2\n")
+    with fails(ValueError, "lists: train and val must share no image; got 1 in both, such as t2; correct them"):
+        prepare_voc(tmp_path, tmp_path, tmp_path / "out", 1)
+
+
 def test_voc_class_out_of_range(tmp_path):
     Image.fromarray(np.array([[0, 255, 21]], np.uint8)).save(tmp_path / "a.png")
     message = f"{tmp_path}/a.png: class ids must be 0 .. 20 or 255; got 21; use VOC's SegmentationClass"

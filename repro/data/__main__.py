@@ -1,13 +1,16 @@
-"""Makes data sets of the official distributions and looks them over: `python -m repro.data prepare|check`. See --help."""
+"""Makes data sets of the official distributions or of one's own images, and looks them over: `python -m repro.data prepare|own|check`. See --help."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
+from repro.data.lists import is_list
 from repro.data.prepare import coco, person_part, voc
 from repro.data.prepare.check import check_dataset
 from repro.data.prepare.coco import prepare_coco
+from repro.data.prepare.convert import IMAGES
+from repro.data.prepare.own import parse_classes, prepare_own
 from repro.data.prepare.person_part import parse_class_order, prepare_person_part
 from repro.data.prepare.voc import prepare_voc
 from repro.shell import exit_code
@@ -75,6 +78,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--count", type=int, metavar="N", help="draw this many images: 10000 for train, 1500 for val")
     sub.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the draw (default 1)")
 
+    text = "lay out a folder of images and a folder of labels as a data set, and write a protocol to edit"
+    sub = commands.add_parser("own", parents=[out, common], help=text, description=text)
+    sub.set_defaults(run=_own)
+    sub.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="the images, any of Pillow's usual formats"
+    )
+    sub.add_argument("--labels", type=Path, required=True, metavar="DIR", help="their labels: PNGs of the same names")
+    text = "the classes' names in the order of the label values, background first: a,b,c or a file with one a line"
+    sub.add_argument("--classes", required=True, metavar="NAMES|FILE", help=text)
+    for name in ("train", "val"):
+        sub.add_argument(f"--{name}-list", type=Path, metavar="FILE", help=f"ids of {name} (default: drawn)")
+    sub.add_argument("--val-share", type=float, default=0.2, metavar="S", help="share to validate on (default 0.2)")
+    sub.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the draw (default 1)")
+
     text = "counts, missing and unreadable files, sizes, class ids, their histogram, a contact sheet; exit code 1 if anything is wrong"
     sub = commands.add_parser("check", parents=[common], help=text, description=text)
     sub.set_defaults(run=_check)
@@ -88,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--classes", type=int, metavar="N", help="class ids are 0 .. N-1 (default: the data set's)")
     sub.add_argument("--ignore-label", type=int, default=255, metavar="L", help="the one further label (default 255)")
+    sub.add_argument(
+        "--subset", action="store_true", help="declare that the lists hold a subset: lengths are only reported"
+    )
     sub.add_argument("--sheet", type=Path, metavar="PNG", help="the contact sheet (default contact_sheet.png)")
     return parser
 
@@ -123,6 +143,23 @@ def _prepare_coco(options: argparse.Namespace) -> int:
     return _report(prepare_coco(*place, options.count, options.seed, options.workers))
 
 
+def _own(options: argparse.Namespace) -> int:
+    lists = {"train": options.train_list, "val": options.val_list}
+    names = parse_classes(options.classes)
+    drawn = (lists, options.val_share, options.seed)
+    report, problems = prepare_own(options.images, options.labels, names, options.out, *drawn, options.workers)
+    print("\n".join(report))
+    return _verdict(problems)
+
+
+def _verdict(problems: list[str]) -> int:
+    if problems:
+        print(f"{len(problems)} things are wrong:", *problems, sep="\n  ")
+        return 1
+    print("nothing is wrong")
+    return 0
+
+
 def _check(options: argparse.Namespace) -> int:
     if options.data_root is not None:
         if options.what not in DATASETS:
@@ -148,15 +185,13 @@ def _check(options: argparse.Namespace) -> int:
     if options.classes not in (None, len(names)):
         names = [str(index) for index in range(options.classes)]
     lists = {name: expected.get(name) for name in options.list or expected}
-    folders = (options.images or "JPEGImages", options.labels or labels)
+    if options.subset and not options.list:
+        lists = {name: count for name, count in lists.items() if is_list(root, name)} or lists
+    folders = (options.images or IMAGES, options.labels or labels)
     sheet = options.sheet or Path("contact_sheet.png")
-    findings = check_dataset(root, *folders, lists, names, options.ignore_label, options.workers, sheet)
+    findings = check_dataset(root, *folders, lists, names, options.ignore_label, options.workers, sheet, options.subset)
     print("\n".join(findings.report))
-    if findings.problems:
-        print(f"{len(findings.problems)} things are wrong:", *findings.problems, sep="\n  ")
-        return 1
-    print("nothing is wrong")
-    return 0
+    return _verdict(findings.problems)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Caffe's random numbers: raw 32-bit MT19937 draws, boost's shuffle, the dropout mask."""
+"""Caffe's random numbers: raw 32-bit MT19937 draws and boost's shuffle."""
 
 from collections.abc import Sequence
 
@@ -59,21 +59,3 @@ def shuffle(order: Sequence[int], rng: CaffeRNG) -> list[int]:
     for i, j in zip(last.tolist(), (draws // bucket).tolist(), strict=True):
         order[i], order[j] = order[j], order[i]
     return order
-
-
-def dropout_mask(shape: tuple[int, ...], dropout_ratio: float, rng: CaffeRNG) -> np.ndarray:
-    """Draws the mask of a Dropout layer in blob order, one draw per element.
-
-    Args:
-        shape: shape of the blob, (N, C, H, W).
-        dropout_ratio: chance of dropping an element, 0 <= ratio < 1.
-        rng: Caffe's global generator.
-
-    Returns:
-        `shape`, bool, True where the element is kept (and scaled by 1 / (1 - dropout_ratio)).
-
-    Caffe: `DropoutLayer::Forward_cpu` (src/caffe/layers/dropout_layer.cpp), `caffe_rng_bernoulli` (boost::bernoulli_distribution<float>).
-    """
-    threshold = np.float32(1 - dropout_ratio) * np.float32(MAX_DRAW)
-    draws = rng.draw(int(np.prod(shape, dtype=np.int64)))
-    return (draws.astype(np.float32) <= threshold).reshape(shape)

@@ -1,6 +1,6 @@
 """Lists of images and labels: finding, reading and checking them before anything is trained."""
 
-import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,11 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from repro.data.pictures import SUFFIXES, find_picture, size_error, stem_of
 from repro.data.transforms import read_image_bgr, read_label
+from repro.files import check_name, read_bytes
 
 # Where data sets keep their lists: ids by themselves, PASCAL VOC, DeepLab's `list` folders, or beside the image folders.
 LIST_PLACES = ("ImageSets/{}.txt", "ImageSets/Segmentation/{}.txt", "list/{}.txt", "lists/{}.txt", "{}.txt")
-IMAGE_SUFFIXES = (".jpg", ".png")
+MAX_LIST_BYTES = 64 * 2**20  # a hundred times DeepLab's longest
+_MAX_LINE = 4096  # characters; a path has no more
 
 
 class Item(NamedTuple):
@@ -23,6 +26,17 @@ class Item(NamedTuple):
     name: str
     image: Path
     label: Path | None
+
+
+def _candidates(root: Path, list_name: str) -> list[Path]:
+    if list_name.endswith(".txt"):
+        return [root / list_name, Path(list_name)]
+    return [root / place.format(list_name) for place in LIST_PLACES]
+
+
+def is_list(root: Path, list_name: str) -> bool:
+    """Tells whether `find_list` would find a list."""
+    return any(map(os.path.exists, _candidates(root, list_name)))
 
 
 def find_list(root: Path, list_name: str) -> Path:
@@ -39,12 +53,9 @@ def find_list(root: Path, list_name: str) -> Path:
     Raises:
         FileNotFoundError: none exists; all places are named.
     """
-    is_path = list_name.endswith(".txt")
-    candidates = (
-        [root / list_name, Path(list_name)] if is_path else [root / place.format(list_name) for place in LIST_PLACES]
-    )
+    candidates = _candidates(root, list_name)
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.exists(candidate):  # `read_lines` says what is wrong with a FIFO or a folder.
             return candidate
     places = ", ".join(map(str, dict.fromkeys(candidates)))
     raise FileNotFoundError(
@@ -52,23 +63,81 @@ def find_list(root: Path, list_name: str) -> Path:
     )
 
 
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Reads a list's lines.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The number and text of every line that is not blank.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no regular file, too large, no UTF-8 text, has a line without end, or nothing but blank lines.
+    """
+    content = read_bytes(path, MAX_LIST_BYTES, "list", "complete the data folder")
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: list must be UTF-8 text; got {error.reason} at byte {error.start}; save it as text"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        if len(line) > _MAX_LINE:
+            raise ValueError(
+                f"{path}:{number}: a line must have at most {_MAX_LINE} characters; got {len(line)}; correct the line"
+            )
+    found = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not found:
+        raise ValueError(f"{path}: list must name at least one image; got none; fill the list")
+    return found
+
+
 def _is_path(column: str) -> bool:
-    return "/" in column or column.lower().endswith((".jpg", ".jpeg", ".png"))
+    return "/" in column or column.lower().endswith(SUFFIXES)
 
 
-def parse_line(root: Path, line: str, images: str, labels: str | None) -> Item | None:
-    """Makes an item of one line; None where it is neither an id, nor an image, nor an image and a label."""
+def parse_line(root: Path, line: str, images: str, labels: str | None, where: str) -> Item:
+    """Makes an item of one line: an id, with or without its image's suffix, or an image, or an image and a label.
+
+    Args:
+        root: the data set's folder.
+        line: the line.
+        images: folder of the images of ids, under root; an id's file is found by `find_picture`.
+        labels: folder of the labels (.png) of ids, under root, or None.
+        where: where the line stands, for messages.
+
+    Raises:
+        ValueError: the line is nothing of this, or the name is none that `check_name` allows.
+
+    Caffe: the root folder is put before the line as it is, so lines start with a slash that does not mean the file system's root.
+    """
     columns = line.split()
-    if len(columns) == 1 and not _is_path(columns[0]):
-        name = columns[0]
-        candidates = [root / images / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
-        image = next((path for path in candidates if path.is_file()), candidates[0])
-        return Item(name, image, None if labels is None else root / labels / f"{name}.png")
-    if len(columns) > 2 or not all(map(_is_path, columns)):
-        return None
-    # Caffe: the root folder is put before the line as it is, so lines start with a slash that does not mean the file system's root.
+    if "\\" in line:
+        raise ValueError(
+            f"{where}: a line must have / between folders; got {line.strip()[:80]!r}; write / for every backslash"
+        )
+    if len(columns) > 2 or (len(columns) == 2 and not all(map(_is_path, columns))):
+        raise ValueError(
+            f"{where}: a line must be an id or '/image [/label]'; got {line.strip()[:80]!r}; correct the line"
+        )
+    first = columns[0]
     paths = [root / column.lstrip("/") for column in columns]
-    return Item(paths[0].stem, paths[0], paths[1] if len(paths) == 2 else None)
+    if len(columns) == 1 and "/" not in first and not (_is_path(first) and os.path.isfile(paths[0])):
+        name = check_name(stem_of(first), where)
+        image = find_picture(root / images, name) or root / images / f"{name}{SUFFIXES[0]}"
+        return Item(name, image, None if labels is None else root / labels / f"{name}.png")
+    name = check_name(paths[0].stem, where)
+    return Item(name, paths[0], paths[1] if len(paths) == 2 else None)
+
+
+def missing_advice(root: Path, path: Path) -> str:
+    """Says what to do about a listed file that is missing under the root."""
+    absolute = Path("/") / os.path.relpath(path, root)
+    if os.path.isfile(absolute):
+        return f"name {absolute} as it lies below {root}, for that folder is put before every line"
+    return "complete the data folder"
 
 
 def read_items(root: Path, list_name: str, images: str, labels: str | None) -> list[Item]:
@@ -77,7 +146,7 @@ def read_items(root: Path, list_name: str, images: str, labels: str | None) -> l
     Args:
         root: the data set's folder.
         list_name: as for `find_list`.
-        images: folder of the images of a list of ids, under root; files end in .jpg or else .png.
+        images: folder of the images of a list of ids, under root; files are found by `find_picture`.
         labels: folder of the labels (.png) of a list of ids, under root; None for test sets, which have none.
 
     Returns:
@@ -85,42 +154,28 @@ def read_items(root: Path, list_name: str, images: str, labels: str | None) -> l
 
     Raises:
         FileNotFoundError: the list or some of its files are missing; their number and the first three are named.
-        ValueError: the list is empty or is not text, a line has another form, or a name comes twice.
+        ValueError: as `read_lines` and `parse_line`; also if a name comes twice.
 
     Caffe: `ImageSegDataLayer::DataLayerSetUp` (src/caffe/layers/image_seg_data_layer.cpp) reads pairs.
     """
     root = Path(root)
     path = find_list(root, list_name)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: list must be UTF-8 text; got {error.reason} at byte {error.start}; save it as text"
-        ) from error
     items: list[Item] = []
     line_of: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        item = parse_line(root, line, images, labels)
-        if item is None:
-            raise ValueError(
-                f"{path}:{number}: a line must be an id or '/image [/label]'; got {line.strip()[:80]!r}; correct the line"
-            )
+    for number, line in read_lines(path):
+        item = parse_line(root, line, images, labels, f"{path}:{number}")
         if item.name in line_of:
             raise ValueError(
                 f"{path}:{number}: names must differ; got {item.name!r} again, first in line {line_of[item.name]}; remove one"
             )
         line_of[item.name] = number
         items.append(item)
-    if not items:
-        raise ValueError(f"{path}: list must name at least one image; got none; fill the list")
     files = [file for item in items for file in (item.image, item.label) if file is not None]
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not os.path.isfile(file)]
     if missing:
         first = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise FileNotFoundError(
-            f"{path}: every listed file must exist; got {len(missing)} of {len(files)} missing: {first}; complete the data folder"
+            f"{path}: every listed file must exist; got {len(missing)} of {len(files)} missing: {first}; {missing_advice(root, missing[0])}"
         )
     return items
 
@@ -144,9 +199,7 @@ def read_item(item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         return image, None
     label = read_label(item.label)
     if label.shape != image.shape[:2]:
-        raise ValueError(
-            f"{item.label}: label must have its image's (height, width) {image.shape[:2]}; got {label.shape}; pair the right files"
-        )
+        raise size_error(item.image, str(item.label), image.shape[:2], label.shape)
     return image, label
 
 
@@ -194,22 +247,3 @@ def check_items(
         raise ValueError(
             f"data: all {len(items)} items must be usable; got {len(faults)} that are not, the first: {faults[0]}"
         )
-
-
-def fingerprint(items: Sequence[Item]) -> str:
-    """Names a data set cheaply: SHA-256 over each item's name and its files' sizes in bytes, in the list's order.
-
-    The files are not read: another order, another list or a file of another length gives another fingerprint, an edit that keeps the
-    length does not. The folder plays no part.
-
-    Args:
-        items: the items.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for item in items:
-        label_bytes = "-" if item.label is None else item.label.stat().st_size
-        digest.update(f"{item.name}\t{item.image.stat().st_size}\t{label_bytes}\n".encode())
-    return digest.hexdigest()

@@ -1,8 +1,11 @@
 """Caffe's ImageSegData layer as an endless iterable of training batches, and the reading of single images at test."""
 
 import os
+import pickle
 import signal
 from collections.abc import Iterator, Sequence
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +15,12 @@ from torch.utils.data import DataLoader
 from repro.data.caffe_rng import CaffeRNG, shuffle
 from repro.data.lists import Item, read_item
 from repro.data.transforms import TransformationParameter, transform
+from repro.shell import log, one_line
 
 CACHE_BYTES = 256 * 2**20
+SHARED_MEMORY = Path("/dev/shm")
+_PREFETCH = 2  # batches that each worker makes ahead
+_QUEUE_BYTES = 2**20  # what the workers' queues and locks take of the shared memory, with room to spare
 OUTPUT_STRIDE = 8  # Paper: section 2, a side of 8k + 1 pixels gives k + 1 scores.
 
 
@@ -98,12 +105,47 @@ class _BatchMaker:
             data[n] = item_data.transpose(1, 2, 0)
         return torch.from_numpy(data).permute(0, 3, 1, 2), torch.from_numpy(label)
 
-    def __getitem__(self, plan: BatchPlan) -> tuple[torch.Tensor, torch.Tensor] | Exception:
+    def __getitem__(self, plan: BatchPlan) -> bytes | Exception:
+        """Makes a batch and moves it to shared memory here, where a failure can be told: in the thread behind a queue it would be lost, and waited for."""
         # DataLoader would wrap an exception's message into a traceback, so it is handed over as a value.
         try:
-            return self.make(plan)
+            batch = self.make(plan)
         except (FileNotFoundError, ValueError) as error:
             return error
+        try:
+            return bytes(ForkingPickler.dumps(batch))
+        except (RuntimeError, OSError) as error:
+            return _lost(error)
+
+
+def _lost(error: Exception) -> RuntimeError:
+    return RuntimeError(
+        f"ImageSegData: data workers must stay alive and hand their batches over; got {one_line(error)}; use fewer workers or give more (shared) memory"
+    )
+
+
+def workers_that_fit(workers: int, batch_bytes: int) -> int:
+    """Looks at the shared memory, through which workers hand their batches over.
+
+    Args:
+        workers: how many are wanted.
+        batch_bytes: size of a batch.
+
+    Returns:
+        How many find room for the batches that they make ahead, beside the one in use; a line is logged where they are fewer.
+    """
+    if workers == 0 or not SHARED_MEMORY.is_dir():
+        return workers
+    state = os.statvfs(SHARED_MEMORY)
+    free = state.f_bavail * state.f_frsize
+    fit = min(workers, max(0, ((free - _QUEUE_BYTES) // batch_bytes - 1) // _PREFETCH))
+    if fit < workers:
+        needed = (1 + _PREFETCH * workers) * batch_bytes + _QUEUE_BYTES
+        log(
+            f"ImageSegData: {workers} data workers need {needed / 2**20:.0f} MiB of shared memory; got {free / 2**20:.0f} MiB in {SHARED_MEMORY}; "
+            f"{fit or 'none'} work ahead (docker: --shm-size)"
+        )
+    return fit
 
 
 def _outlive_one_sigterm(worker: int) -> None:
@@ -118,7 +160,7 @@ def _outlive_one_sigterm(worker: int) -> None:
     signal.signal(signal.SIGTERM, ignore_once)
 
 
-def _as_it_is(batch: tuple[torch.Tensor, torch.Tensor] | Exception) -> tuple[torch.Tensor, torch.Tensor] | Exception:
+def _as_it_is(batch: bytes | Exception) -> bytes | Exception:
     return batch
 
 
@@ -219,36 +261,44 @@ class ImageSegData:
         return (BatchPlan(indices[self._slice], draws[self._slice]) for indices, draws in plans)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        cache_bytes = CACHE_BYTES // max(self._workers, 1) if self._cache else 0
+        crop, share = self._params.crop_size, self._slice.stop - self._slice.start
+        # 4 bytes for each of the data's three channels, 1 for the label.
+        workers = workers_that_fit(self._workers, share * crop * crop * 13)
+        cache_bytes = CACHE_BYTES // max(workers, 1) if self._cache else 0
         maker = _BatchMaker(self._items, self._params, cache_bytes)
-        if self._workers == 0:
-            return map(maker.make, self._plans())
-        return self._iterate_in_workers(maker)
+        return self._iterate_in_workers(maker, workers) if workers else map(maker.make, self._plans())
 
-    def _iterate_in_workers(self, maker: _BatchMaker) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        # An "index" is a whole plan, so each worker makes whole batches. Its own generator keeps DataLoader off torch's global one, which
-        # would make the net's random numbers depend on the number of workers.
-        batches = iter(
-            DataLoader(
-                maker,
-                batch_size=None,
-                sampler=self._plans(),
-                num_workers=self._workers,
-                collate_fn=_as_it_is,
-                worker_init_fn=_outlive_one_sigterm,
-                generator=torch.Generator(),
+    def _iterate_in_workers(self, maker: _BatchMaker, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        on_child = signal.getsignal(signal.SIGCHLD)
+        try:
+            # An "index" is a whole plan, so each worker makes whole batches. Its own generator keeps DataLoader off torch's global one, which
+            # would make the net's random numbers depend on the number of workers.
+            batches = iter(
+                DataLoader(
+                    maker,
+                    batch_size=None,
+                    sampler=self._plans(),
+                    num_workers=workers,
+                    prefetch_factor=_PREFETCH,
+                    collate_fn=_as_it_is,
+                    worker_init_fn=_outlive_one_sigterm,
+                    generator=torch.Generator(),
+                )
             )
-        )
+        except OSError as error:
+            raise _lost(error) from error
+        # DataLoader's handler would tell of a dead worker wherever training just is, and without advice; `next` below tells it too.
+        if signal.getsignal(signal.SIGCHLD) is not on_child:
+            signal.signal(signal.SIGCHLD, on_child)
         try:
             while True:
                 try:
                     batch = next(batches)
-                except RuntimeError as error:
-                    reason = " ".join(str(error).split())
+                    if isinstance(batch, bytes):
+                        batch = pickle.loads(batch)
+                except (RuntimeError, OSError, EOFError) as error:
                     # Raised below without its cause, whose traceback would keep the loader and its other workers alive.
-                    batch = RuntimeError(
-                        f"ImageSegData: data workers must stay alive; got {reason}; use fewer workers or give more (shared) memory"
-                    )
+                    batch = _lost(error)
                 if isinstance(batch, Exception):
                     raise batch
                 yield batch

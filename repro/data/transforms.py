@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+
+from repro.data.pictures import decode, load_picture, open_picture
 
 Phase = Literal["TRAIN", "TEST"]
 
+# Pillow stretches grey of few bits to 0 .. 255: by how much, under its names for how pixels are stored.
+_GREY_STEPS = {"L": 1, "L;4": 17, "L;2": 85}
 _COEF_BITS = 11  # OpenCV: INTER_RESIZE_COEF_BITS
 _COEF_SCALE = np.float32(1 << _COEF_BITS)
 
@@ -63,22 +66,6 @@ class Placement(NamedTuple):
     width: int
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__} {error}".split())
-
-
-def _decode(path: Path, what: str) -> Image.Image:
-    """Opens and decodes a file completely, whatever goes wrong in it being one line that names it."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: {what} must exist; got no such file; complete the data folder") from error
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more, depending on what is broken.
-        raise ValueError(f"{path}: {what} must decode; got {_one_line(error)}; replace the file") from error
-
-
 def read_image_bgr(path: Path) -> np.ndarray:
     """Reads an image as OpenCV's IMREAD_COLOR does.
 
@@ -86,7 +73,7 @@ def read_image_bgr(path: Path) -> np.ndarray:
     ignored, as by the OpenCV of Caffe's days.
 
     Args:
-        path: a JPEG or PNG file.
+        path: a file of one of the formats of `repro.data.pictures`.
 
     Returns:
         (H, W, 3) uint8, channels blue, green, red.
@@ -97,7 +84,7 @@ def read_image_bgr(path: Path) -> np.ndarray:
 
     Caffe: `ReadImageToCVMat` (src/caffe/util/io.cpp), without resizing.
     """
-    image = _decode(path, "image")
+    image = load_picture(path)
     if image.mode == "CMYK":
         # OpenCV: icvCvt_CMYK2BGR_8u_C4C3R (modules/imgcodecs/src/utils.cpp), for which 255 is no ink; Pillow has 255 for full ink.
         ink = np.asarray(image, dtype=np.uint16)
@@ -117,7 +104,7 @@ def read_label(path: Path) -> np.ndarray:
     """Reads a label image: one class id per pixel.
 
     Args:
-        path: a single-channel 8-bit file, grey or with a palette.
+        path: a single-channel PNG or TIFF of at most 8 bits, grey or with a palette.
 
     Returns:
         (H, W) uint8.
@@ -127,14 +114,21 @@ def read_label(path: Path) -> np.ndarray:
         ValueError: the file does not decode completely, or has other pixels.
 
     Deviates: palette files are read as indices, so PASCAL's own PNGs work; Caffe (IMREAD_GRAYSCALE) would turn the palette's colours to
-        grey, and needs files with the palette removed.
+        grey, and needs files with the palette removed. Grey of 2 or 4 bits is read as it is stored, where Caffe would stretch it to 0 .. 255.
     """
-    image = _decode(path, "label")
-    if image.mode not in ("L", "P"):
-        raise ValueError(
-            f"{path}: label must have one 8-bit channel (grey or palette); got mode {image.mode}; save class ids as 8-bit PNG"
-        )
-    return np.asarray(image)
+    with open_picture(path, "label") as image:
+        if image.format not in ("PNG", "TIFF"):  # Others are stored with loss, or stretched by their readers.
+            raise ValueError(f"{path}: label must be a PNG or TIFF; got {image.format}; save class ids as 8-bit PNG")
+        stored = image.tile[0][3] if image.tile else image.mode  # No tile, no pixels: `decode` says so.
+        stored = stored[0] if isinstance(stored, tuple) else stored
+        step = _GREY_STEPS.get(stored) if image.mode == "L" else 1
+        if image.mode not in ("L", "P") or step is None:
+            got = f"mode {image.mode}" + (f" stored as {stored}" if image.mode == "L" else "")
+            raise ValueError(
+                f"{path}: label must have one 8-bit channel (grey or palette); got {got}; save class ids as 8-bit PNG"
+            )
+        decode(path, "label", image)
+        return np.asarray(image) // np.uint8(step)
 
 
 def _linear_taps(size_in: int, size_out: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +178,7 @@ def resize_image(
 def resize_label(
     label: np.ndarray, size: tuple[int, int], window: tuple[slice, slice] = (slice(None), slice(None))
 ) -> np.ndarray:
-    """Resizes a label as OpenCV's INTER_NEAREST does: source index floor(i * (in / out)), no half-pixel centres.
+    """Resizes a label as OpenCV's INTER_NEAREST does: source index floor(i * (1 / (out / in))) in double, no half-pixel centres.
 
     Args:
         label: (H_in, W_in) uint8.

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 import caffe_weights
 from caffe_weights.files.atomic import replacing
 from repro.data.lists import Item
 from repro.data.palette import write_label
+from repro.data.pictures import load_picture
 from repro.evaluate.labels import PaddedImage
 from repro.files import write_json
 
@@ -33,10 +33,8 @@ _STAMP = "submission.json"  # beside the label maps: which run they are of
 def _finished(path: Path) -> bool:
     """Tells whether a label map is there and whole: one of a killed program is either whole or absent, one that a disk lost may not be."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image.mode == "P"
-    except (OSError, SyntaxError, ValueError):
+        return load_picture(path).mode == "P"
+    except (FileNotFoundError, ValueError):
         return False
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from repro.files import is_number
+from repro.documents import is_number
 from repro.records.store import read_document
 
 FORMAT = 1

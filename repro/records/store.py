@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.files import is_number, parse_json, read_bytes, write_json
+from repro.documents import document_bytes, is_number, parse_json
+from repro.files import write_json
 from repro.protocol import PROTOCOLS, settings_sha256
 
 FORMAT = 1
@@ -188,7 +189,7 @@ def read_document(path: Path, kind: str, newest: int) -> tuple[dict[str, Any], s
         ValueError: It is damaged, foreign or newer than this program; the reason alone.
     """
     try:
-        data = read_bytes(path)
+        data = document_bytes(path)
         document = parse_json(data)
     except ValueError as error:
         raise ValueError(f"damaged: {error}") from error

@@ -7,7 +7,7 @@ import math
 import statistics
 from typing import Any
 
-from repro.files import is_number
+from repro.documents import is_number
 from repro.protocol import Protocol, Row
 from repro.records.store import class_names
 from repro.report.collect import Collection, Found

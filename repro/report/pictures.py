@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from repro.files import is_number, read_bytes
+from repro.documents import document_bytes, is_number
 from repro.records.store import read_document
 
 FORMAT = 1
@@ -48,7 +48,7 @@ def read_picture(path: Path) -> Image.Image:
     Raises:
         ValueError: It is none, too large for a page, or cut off; the reason alone.
     """
-    data = read_bytes(path)
+    data = document_bytes(path)
     if not data.startswith(_SIGNATURE) or len(data) < 24:
         raise ValueError("no PNG")
     # Looked at before anything is decoded: a few bytes may claim any size.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import caffe_weights
 from caffe_weights.files.checksum import known_sources
-from repro.data.lists import Item, check_items, fingerprint, read_items
+from repro.data.fingerprint import data_fingerprint
+from repro.data.lists import Item, check_items, read_items
 from repro.data.synthetic.cache import draw_data
 from repro.files import write_json
 from repro.models.weights import load_caffemodel
@@ -19,6 +19,7 @@ from repro.run.options import Options
 from repro.run.plan import Job
 from repro.run.stage import stage_of
 
+READ = "data_read.json"  # in the output folder: which bytes were read already
 BUNDLED_WEIGHTS = Path(caffe_weights.__file__).parent
 
 
@@ -28,7 +29,7 @@ class Inputs:
 
     train: The training list; empty where nothing is trained.
     val: The list that the trained network is tried on; without labels for a submission.
-    data_sha256: Of both lists with every file's size.
+    data_sha256: Of both lists and every file's bytes.
     weights: The caffemodel, or None for chance.
     weights_sha256: Of the file, or None.
     deviates: What differs from the protocol.
@@ -245,7 +246,7 @@ def prepare(job: Job, given: Given, options: Options) -> Inputs:
     if given.data_root is None:
         train, val, deviates = read_lists(job.row, draw_data(job.row.settings), given.subset)
         found = replace(found, train=train, val=val, deviates=found.deviates | deviates)
-    data_sha256 = hashlib.sha256((fingerprint(found.train) + fingerprint(found.val)).encode()).hexdigest()
+    data_sha256 = data_fingerprint(found.train, found.val, options.out / READ)
     check_once(found.train + found.val, data_sha256, job.row, options)
     weights_sha256 = caffe_weights.sha256(found.weights) if found.weights else None
     return replace(found, data_sha256=data_sha256, weights_sha256=weights_sha256)

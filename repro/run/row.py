@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from repro.data.fingerprint import require_unchanged
 from repro.device import processor_name
 from repro.evaluate.archive import FOLDER, unfinished, write_archive, write_label_maps
 from repro.evaluate.labels import evaluate, label_maps
@@ -24,7 +25,7 @@ from repro.models import MultiScale, build
 from repro.ops import backend
 from repro.protocol import UNFELT, settings_sha256
 from repro.records.store import FORMAT, SUBMISSION, git_state, read_record, record_path, write_record
-from repro.run.inputs import Inputs, load_weights
+from repro.run.inputs import READ, Inputs, load_weights
 from repro.run.lock import locked
 from repro.run.options import Options
 from repro.run.plan import Job
@@ -203,6 +204,7 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
     started = time.monotonic()
     submits = SUBMISSION in settings
     result = _submit(network, job, inputs, options, identity) if submits else _validate(network, job, inputs, options)
+    require_unchanged(inputs.train, inputs.val, inputs.data_sha256, options.out / READ)
     deviates = (
         {key: value for key, value in job.protocol.overrides.items() if key not in UNFELT}
         | inputs.deviates

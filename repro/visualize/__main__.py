@@ -117,7 +117,7 @@ def draw_photos(options: argparse.Namespace) -> int:
                 picture, new = draw_photo(drawer, photo, options.out)
                 pictures.append(picture)
                 made += new
-            except ValueError as error:
+            except (ValueError, FileNotFoundError) as error:
                 failed += 1
                 log(f"error: {error}")
             if bar.disable and number % 50 == 0:

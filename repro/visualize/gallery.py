@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -34,7 +35,13 @@ def write_gallery(out: Path, pictures: Sequence[Drawn], title: str, notes: Seque
         lstrip_blocks=True,
     )
     entries = [
-        {"src": quote(one.path.name), "name": one.name, "alt": one.alt, "height": one.size[0], "width": one.size[1]}
+        {
+            "src": quote(os.fsencode(one.path.name)),
+            "name": one.name,
+            "alt": one.alt,
+            "height": one.size[0],
+            "width": one.size[1],
+        }
         for one in pictures
     ]
     page = environment.get_template(TEMPLATE).render(title=title, notes=notes, pictures=entries)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from repro.data.pictures import SUFFIXES, decode, open_picture
 from repro.device import Compute
+from repro.files import MAX_NAME_BYTES
 from repro.models import OUTPUT_STRIDE, MultiScale
 from repro.visualize.draw import Panel, Strip, class_colours, draw_strips, overlay, save_png
 from repro.visualize.network import SHARE, look
@@ -67,7 +69,7 @@ def find_photos(folder: Path) -> tuple[list[Path], int]:
     if not folder.is_dir():
         raise FileNotFoundError(f"--images: {folder} must be a folder of images; got no such folder; correct the path")
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-    photos = [path for path in files if path.suffix.lower() in Image.registered_extensions()]
+    photos = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not photos:
         raise FileNotFoundError(
             f"--images: {folder} must hold images (.jpg, .png, ...); got {len(files)} other files; name another folder"
@@ -86,7 +88,7 @@ def read_photo(path: Path) -> np.ndarray:
     """Reads a photo as people see it: turned as its EXIF data say, transparency on white, the range of 16-bit grey stretched.
 
     Args:
-        path: Any file that Pillow reads; of an animation the first picture.
+        path: A file that `open_picture` opens; of an animation the first picture.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -96,9 +98,9 @@ def read_photo(path: Path) -> np.ndarray:
 
     Deviates: ImageSegData ignores EXIF and transparency (repro/data/transforms.py does as it does).
     """
-    try:
-        with warnings.catch_warnings(), Image.open(path) as file:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with open_picture(path) as file:
+        decode(path, "image", file)
+        try:
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I;16") or image.mode in ("I", "F"):
                 grey = np.asarray(image, np.float64)
@@ -106,12 +108,10 @@ def read_photo(path: Path) -> np.ndarray:
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more, depending on what is broken.
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no known format" if unknown else " ".join(f"{type(error).__name__} {error}".split())[:160]
-        raise ValueError(f"{path}: must be an image; got {reason}; replace or remove the file") from error
-    return np.asarray(image, np.uint8)
+            return np.asarray(image.convert("RGB"), np.uint8)
+        except Exception as error:  # Of broken EXIF data Pillow raises SyntaxError, ValueError and more.
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:160]
+            raise ValueError(f"{path}: must be an image; got {reason}; replace or remove the file") from error
 
 
 def shrunk(image: np.ndarray, max_side: int) -> np.ndarray:
@@ -147,7 +147,7 @@ def draw_photo(drawer: Drawer, photo: Path, out: Path) -> tuple[Drawn, bool]:
     Args:
         drawer: How.
         photo: The file.
-        out: The folder of the PNG, which is named after the photo's whole name.
+        out: The folder of the PNG, which is named after the photo's whole name, or its beginning where that is long.
 
     Returns:
         What is there now, and whether it was drawn just now.
@@ -155,7 +155,9 @@ def draw_photo(drawer: Drawer, photo: Path, out: Path) -> tuple[Drawn, bool]:
     Raises:
         ValueError: The photo is unusable.
     """
-    target = out / f"{photo.name}.png"
+    target, shown_name = out / f"{photo.name}.png", os.fsencode(photo.name).decode(errors="replace")
+    if len(os.fsencode(photo.name)) > MAX_NAME_BYTES:
+        target = out / f"{photo.name[:40]}-{hashlib.sha256(os.fsencode(photo.name)).hexdigest()[:16]}.png"
     try:
         digest = hashlib.sha256(photo.read_bytes()).hexdigest()
     except OSError as error:
@@ -165,7 +167,7 @@ def draw_photo(drawer: Drawer, photo: Path, out: Path) -> tuple[Drawn, bool]:
     ).hexdigest()
     description = _description(target)
     if description.get("key") == key:
-        return Drawn(target, photo.name, tuple(description["size"]), description["alt"]), False
+        return Drawn(target, shown_name, tuple(description["size"]), description["alt"]), False
 
     full = read_photo(photo)
     image, display = shrunk(full, drawer.max_side), shrunk(full, 2 * _PANEL)
@@ -191,18 +193,18 @@ def draw_photo(drawer: Drawer, photo: Path, out: Path) -> tuple[Drawn, bool]:
     legend = [(f"{names[c]}", class_colours(len(names))[c]) for c in shown]
     found = ", ".join(f"{names[c]} {100 * share[c]:.1f} %" for c in shown) or "nothing but background"
     weights = ", ".join(f"scale {scale:g} {mean:.2f}" for scale, mean in zip(scales, means, strict=False))
-    alt = f"{photo.name}: {found}" + (f"; {SHARE[drawer.network.merge]} {weights}" if weights else "")
+    alt = f"{shown_name}: {found}" + (f"; {SHARE[drawer.network.merge]} {weights}" if weights else "")
     figure = draw_strips(
-        [Strip("", panels)], photo.name, f"{drawer.note} {found[:1].upper()}{found[1:]}.".strip(), legend, _PANEL
+        [Strip("", panels)], shown_name, f"{drawer.note} {found[:1].upper()}{found[1:]}.".strip(), legend, _PANEL
     )
     save_png(figure, target, json.dumps({"key": key, "alt": alt, "size": [figure.height, figure.width]}))
-    return Drawn(target, photo.name, (figure.height, figure.width), alt), True
+    return Drawn(target, shown_name, (figure.height, figure.width), alt), True
 
 
 def _description(path: Path) -> dict[str, Any]:
     """Reads what a picture of ours says of itself; nothing where there is none, or a foreign one."""
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             found = json.loads(image.info.get("Description", "{}"))
             return found if isinstance(found, dict) and {"key", "alt", "size"} <= set(found) else {}
     except (OSError, ValueError, SyntaxError):

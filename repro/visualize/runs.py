@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.data.lists import Item, fingerprint, read_items
+from repro.data.fingerprint import data_fingerprint
+from repro.data.lists import Item, read_items
 from repro.data.synthetic.cache import draw_data
 from repro.records.store import SUBMISSION, Record, walk
 
@@ -91,7 +91,7 @@ def read_records(out: Path, table: str, log: Callable[[str], None]) -> list[Reco
 
 def _data_sha256(root: Path, data: dict[str, Any]) -> tuple[str, list[Item]]:
     train, val = (read_items(root, data[f"{which}_list"], data["images"], data["labels"]) for which in ("train", "val"))
-    return hashlib.sha256((fingerprint(train) + fingerprint(val)).encode()).hexdigest(), val
+    return data_fingerprint(train, val), val
 
 
 def validation_items(recorded: Recorded, data_root: Path | None) -> list[Item]:

@@ -1,5 +1,6 @@
 """Looking a data set over: lists, files, sizes, class ids, how often each class occurs, and a picture to look at."""
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from caffe_weights.files.atomic import replacing
-from repro.data.lists import Item, find_list, parse_line, read_item
+from repro.data.lists import Item, find_list, missing_advice, parse_line, read_item, read_lines
 from repro.data.palette import voc_palette
-from repro.data.prepare.convert import count_line
+from repro.data.prepare.convert import count_line, shared_images
 
 TILE = (150, 200)  # (height, width) of a picture on the contact sheet
 COLUMNS = 6
@@ -51,33 +52,27 @@ def read_list(root: Path, list_name: str, images: str, labels: str) -> tuple[lis
     """
     try:
         path = find_list(root, list_name)
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
+        lines = read_lines(path)
+    except (FileNotFoundError, ValueError) as error:
         return [], [str(error)]
-    except (OSError, ValueError) as error:
-        return [], [f"{list_name}: list must be UTF-8 text; got {' '.join(str(error).split())}; save it as text"]
     items, problems, names = [], [], set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        item = parse_line(root, line, images, labels)
-        if item is None:
-            problems.append(
-                f"{path}:{number}: must be an id or '/image [/label]'; got {line.strip()[:80]!r}; correct the line"
-            )
+    for number, line in lines:
+        try:
+            item = parse_line(root, line, images, labels, f"{path}:{number}")
+        except ValueError as error:
+            problems.append(str(error))
             continue
         if item.name in names:
             problems.append(f"{path}:{number}: names must differ; got {item.name!r} again; remove one")
             continue
         names.add(item.name)
-        missing = [file for file in (item.image, item.label) if file is not None and not file.is_file()]
+        missing = [file for file in (item.image, item.label) if file is not None and not os.path.isfile(file)]
         problems += [
-            f"{file}: must exist; got no such file (line {number} of {path}); complete the data" for file in missing
+            f"{file}: must exist; got no such file (line {number} of {path}); {missing_advice(root, file)}"
+            for file in missing
         ]
         if not missing:
             items.append(item)
-    if not names and not problems:
-        problems.append(f"{path}: list must name at least one image; got none; fill the list")
     return items, problems
 
 
@@ -172,6 +167,7 @@ def check_dataset(
     ignore_label: int,
     workers: int,
     sheet: Path,
+    subset: bool = False,
 ) -> Findings:
     """Looks over all items of some lists of a data set and goes on past what is wrong.
 
@@ -184,6 +180,7 @@ def check_dataset(
         ignore_label: the one further label that is allowed.
         workers: threads that decode.
         sheet: where the contact sheet is written, if any item can be read.
+        subset: whether lists may have other lengths than expected, which is then only said.
 
     Returns:
         The findings; nothing is wrong where `problems` is empty.
@@ -193,15 +190,18 @@ def check_dataset(
     """
     findings = Findings([], [])
     every: dict[Item, None] = {}
+    names: dict[str, list[str]] = {}
     for list_name, expected in lists.items():
         items, problems = read_list(root, list_name, images, labels)
         unlabelled = sum(item.label is None for item in items)
         line = count_line(list_name, len(items), expected)
         findings.report.append(line + (f", {unlabelled} of them without label" if unlabelled else ""))
         findings.problems += problems
-        if expected not in (None, len(items)):
+        if expected not in (None, len(items)) and not subset:
             findings.problems.append(line)
         every.update(dict.fromkeys(items))
+        names[list_name] = [item.name for item in items]
+    findings.problems += shared_images(names)
     items = list(every)
     work = partial(_survey, len(class_names), ignore_label)
     executor = ThreadPoolExecutor(max(workers, 1))

@@ -1,15 +1,20 @@
 """MS-COCO 2014's instances as label maps of 80 classes and background."""
 
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from repro.data.prepare.convert import Job, claim, convert, count_line, require_files
-from repro.files import write_text
+from repro.data.lists import read_lines
+from repro.data.pictures import MAX_PIXELS, SUFFIXES
+from repro.data.prepare.coco_masks import checked_segmentation, draw, mask_api
+from repro.data.prepare.convert import claim, convert, count_line, id_of, make_job, require_apart, require_files
+from repro.files import read_bytes, write_text
 
+MAX_JSON_BYTES = 2 * 2**30  # six times the largest of COCO's own
 # COCO's categories by id; class k is the k-th of them, background is 0.
 CATEGORIES = {
     **dict(enumerate(("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"), 1)),
@@ -27,114 +32,115 @@ CATEGORIES = {
 }
 CLASS_NAMES = ("background", *CATEGORIES.values())
 CLASS_OF = {category: index for index, category in enumerate(CATEGORIES, start=1)}
-IMAGES, LABELS = "JPEGImages", "SegmentationClass"
+LABELS = "SegmentationClass"
 EXPECTED = {"train": 10000, "val": 1500}  # Paper: section 4.
 
 
-def _mask_api() -> Any:
-    """Imports pycocotools' masks."""
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise RuntimeError(
-            f"coco: pycocotools must be installed; got {error}; pip install pycocotools (the extra `coco`)"
-        ) from error
-    return mask
+class Instances(NamedTuple):
+    """What an instance file holds.
+
+    Args:
+        images: Sorted by id; `id`, `height`, `width` and `file_name` are checked.
+        of_image: The annotations of each image id, in the file's order; their `segmentation` is as `checked_segmentation` returns it.
+        dropped: How many polygons were dropped for having fewer than three corners.
+    """
+
+    images: list[dict[str, Any]]
+    of_image: dict[int, list[dict[str, Any]]]
+    dropped: int
 
 
-def _where(path: Path, annotation: dict[str, Any]) -> str:
-    return f"{path}: annotation {annotation.get('id')} of image {annotation.get('image_id')}"
+def _short(value: Any) -> str:
+    return ascii(value)[:80]
 
 
-def read_instances(path: Path) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]], int]:
+def _checked_image(path: Path, image: dict[str, Any]) -> dict[str, Any]:
+    """Checks an entry of `images`; sizes such as 640.0 become whole.
+
+    Raises:
+        KeyError, TypeError: It is no such entry.
+        ValueError: Its id, name or size is unusable.
+    """
+    where = f"{path}: image {_short(image['id'])}"
+    if type(image["id"]) is not int or not isinstance(image["file_name"], str):
+        got = f"{_short(image['id'])} and {_short(image['file_name'])}"
+        raise ValueError(f"{where}: id must be a whole number and file_name text; got {got}; correct it")
+    size = (image["height"], image["width"])
+    whole = all(type(side) in (int, float) and side == side // 1 and side >= 1 for side in size)
+    if not whole or size[0] * size[1] > MAX_PIXELS:
+        got = f"{_short(size[0])} and {_short(size[1])}"
+        raise ValueError(
+            f"{where}: height and width must be whole numbers from 1 on, of at most {MAX_PIXELS} pixels; got {got}; correct it"
+        )
+    return image | {"height": int(size[0]), "width": int(size[1])}
+
+
+def read_instances(path: Path) -> Instances:
     """Reads and checks an instance file.
 
     Args:
         path: COCO's instances_*.json.
 
-    Returns:
-        The images, sorted by id; the annotations of each image id, in the file's order; and how many polygons were
-        dropped from them for having fewer than three corners.
-
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no instance file, has no annotations, or an annotation is empty, of an unknown category or image.
+        FileNotFoundError: There is no such file.
+        ValueError: It is no instance file, has no annotations, or an entry is unusable: an image without a size, an annotation that is empty, of an
+            unknown category or image, or not within its image.
     """
+    advice = "give COCO's instances_*.json"
+    content = read_bytes(path, MAX_JSON_BYTES, "annotations", advice)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        images = sorted(document["images"], key=lambda image: image["id"])
-        sizes = {image["id"]: (image["height"], image["width"], image["file_name"]) for image in images}
+        document = json.loads(content.decode())
+        images = sorted((_checked_image(path, image) for image in document["images"]), key=lambda image: image["id"])
         annotations = document["annotations"]
         names = {category["id"]: category["name"] for category in document["categories"]}
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path}: annotations must exist; got no such file; give COCO's instances_*.json"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        ids = [(annotation["image_id"], annotation["category_id"]) for annotation in annotations]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
         got = " ".join(f"{type(error).__name__} {error}".split())
-        raise ValueError(f"{path}: must be a COCO instance file; got {got}; give COCO's instances_*.json") from error
+        raise ValueError(f"{path}: must be a COCO instance file; got {got}; {advice}") from error
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     if not annotations or len(sizes) < len(images):
         got = "none" if not annotations else "an image id twice"
-        raise ValueError(f"{path}: must hold annotations of distinct images; got {got}; give COCO's instances_*.json")
-    foreign = sorted(names.items() - CATEGORIES.items())
+        raise ValueError(f"{path}: must hold annotations of distinct images; got {got}; {advice}")
+    foreign = [(i, name) for i, name in names.items() if CATEGORIES.get(i) != name]
     if foreign:
         raise ValueError(
-            f"{path}: categories must be COCO's 80; got category {foreign[0][0]} {foreign[0][1]!r}; correct it"
+            f"{path}: categories must be COCO's 80; got category {_short(foreign[0][0])} {_short(foreign[0][1])}; correct it"
         )
 
     of_image, dropped = defaultdict(list), 0
-    for annotation in annotations:
-        category, segmentation = annotation.get("category_id"), annotation.get("segmentation")
-        if category not in CLASS_OF:
-            raise ValueError(
-                f"{_where(path, annotation)}: category must be one of COCO's 80; got {category}; correct it"
-            )
-        if annotation.get("image_id") not in sizes:
-            raise ValueError(f"{_where(path, annotation)}: image must be listed; got an unknown id; correct it")
-        if isinstance(segmentation, list):
-            # pycocotools takes a polygon of two corners for a box.
-            polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-            dropped += len(segmentation) - len(polygons)
-            annotation["segmentation"] = segmentation = polygons
-        if not segmentation or (isinstance(segmentation, dict) and not segmentation.get("counts")):
-            raise ValueError(f"{_where(path, annotation)}: segmentation must not be empty; got no region; correct it")
-        of_image[annotation["image_id"]].append(annotation)
-    return images, of_image, dropped
+    for annotation, (image, category) in zip(annotations, ids, strict=True):
+        where = f"{path}: annotation {_short(annotation.get('id'))} of image {_short(image)}"
+        if type(category) is not int or category not in CLASS_OF:
+            raise ValueError(f"{where}: category must be one of COCO's 80; got {_short(category)}; correct it")
+        if type(image) is not int or image not in sizes:
+            raise ValueError(f"{where}: image must be listed; got an unknown id; correct it")
+        try:
+            region, few = checked_segmentation(annotation.get("segmentation"), sizes[image])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; correct it") from error
+        dropped += few
+        of_image[image].append(annotation | {"segmentation": region})
+    return Instances(images, of_image, dropped)
 
 
-def make_label(source: tuple[Path, tuple[int, int], list[dict[str, Any]]]) -> np.ndarray:
+def make_label(source: tuple[tuple[int, int], list[dict[str, Any]]]) -> np.ndarray:
     """Draws an image's annotations into a label map.
 
     Crowd regions count as their class and are drawn first. Then come the single objects, from the largest area to the
     smallest, each over what is there, so that of two that overlap the smaller one is seen; equal areas in the file's order.
 
     Args:
-        source: the instance file (for messages), the image's (height, width), and its annotations.
+        source: the image's (height, width) and its annotations, as in `Instances`.
 
     Returns:
         (H, W) uint8, 0 .. 80 as CLASS_NAMES; all background where there is no annotation.
 
-    Raises:
-        ValueError: an annotation cannot be drawn, or has a mask of another size.
-
     Paper: no rule is printed; this one is inferred, its masks are pycocotools'.
     """
-    path, size, annotations = source
-    api = _mask_api()
+    size, annotations = source
     drawn = []
     for annotation in annotations:
-        segmentation = annotation["segmentation"]
-        try:
-            compressed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], (str, bytes))
-            runs = segmentation if compressed else api.frPyObjects(segmentation, *size)
-            mask = api.decode(api.merge(runs) if isinstance(runs, list) else runs).astype(bool)
-        except Exception as error:  # pycocotools raises plain Exception, TypeError, ValueError and more.
-            got = " ".join(f"{type(error).__name__} {error}".split())
-            raise ValueError(f"{_where(path, annotation)}: must be polygons or runs; got {got}; correct it") from error
-        if mask.shape != size:
-            raise ValueError(
-                f"{_where(path, annotation)}: mask must have its image's size {size}; got {mask.shape}; correct it"
-            )
+        mask = draw(annotation["segmentation"], size)
         drawn.append((not annotation.get("iscrowd"), -int(mask.sum()), CLASS_OF[annotation["category_id"]], mask))
     label = np.zeros(size, np.uint8)
     for _, _, index, mask in sorted(drawn, key=lambda entry: entry[:2]):
@@ -163,6 +169,17 @@ def draw_subset(count: int, total: int, seed: int) -> list[int]:
     return sorted(np.random.RandomState(seed).permutation(total)[:count].tolist())
 
 
+def _find_image(folder: Path, file_name: str, where: str) -> Path:
+    """Finds an image: by its bare name in the folder, as COCO has it, or else by the whole of its name below it; returns the former where there is none."""
+    below = Path(file_name)
+    if below.suffix.lower() not in SUFFIXES or below.is_absolute() or ".." in below.parts:
+        raise ValueError(
+            f"{where}: must be an image ({', '.join(SUFFIXES)}) below --images; got {_short(file_name)}; correct it"
+        )
+    whole, bare = folder / below, folder / below.name
+    return whole if not os.path.isfile(bare) and os.path.isfile(whole) else bare
+
+
 def prepare_coco(
     annotations: Path, images: Path, out: Path, list_name: str, count: int | None, seed: int, workers: int
 ) -> list[str]:
@@ -186,18 +203,27 @@ def prepare_coco(
 
     Paper: section 4, 10000 images of train and 1500 of val at random; the ids are unpublished.
     """
-    _mask_api()
+    mask_api()
     every, of_image, dropped = read_instances(annotations)
     chosen = every if count is None else [every[place] for place in draw_subset(count, len(every), seed)]
-    jobs = []
+    jobs, file_of = [], {}
     for image in chosen:
-        name = Path(image["file_name"]).name
-        source = (annotations, (image["height"], image["width"]), of_image.get(image["id"], []))
-        jobs.append(Job(images / name, out / IMAGES / name, out / LABELS / f"{Path(name).stem}.png", source))
+        where = f"{annotations}: file_name of image {image['id']}"
+        file = _find_image(images, image["file_name"], where)
+        name = id_of(file.name, where)
+        if name in file_of:
+            raise ValueError(
+                f"{where}: images must have different names without suffix; got {file.name!r} beside {file_of[name]!r}; rename one"
+            )
+        file_of[name] = file.name
+        source = ((image["height"], image["width"]), of_image.get(image["id"], []))
+        jobs.append(make_job(file, out, LABELS, name, source))
     require_files([job.image for job in jobs], f"images of {annotations}")
+    others = {path.stem: [line.strip() for _, line in read_lines(path)] for path in (out / "ImageSets").glob("*.txt")}
+    require_apart(others | {list_name: list(file_of)})
     claim(out, {"dataset": "coco", "labels": "crowds first, then larger before smaller"})
     convert(jobs, make_label, workers, "coco")
-    write_text(out / "ImageSets" / f"{list_name}.txt", "".join(f"{job.label_out.stem}\n" for job in jobs))
+    write_text(out / "ImageSets" / f"{list_name}.txt", "".join(f"{name}\n" for name in file_of))
 
     drawn = [entry for image in chosen for entry in of_image.get(image["id"], [])]
     empty = sum(not of_image.get(image["id"]) for image in chosen)

@@ -3,25 +3,23 @@
 import json
 import os
 import shutil
-import signal
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from multiprocessing import get_context, parent_process
+from itertools import combinations
 from pathlib import Path
-from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from caffe_weights.files.atomic import replacing
+from repro.data.lists import read_lines
 from repro.data.palette import write_label
-from repro.files import write_json
+from repro.data.pictures import SUFFIXES, find_picture, open_picture, size_error, stem_of
+from repro.data.pool import work_through
+from repro.files import check_name, write_json
 
+IMAGES = "JPEGImages"
+_PARTS = ("trainval", "train", "val", "test")  # What lists are for, by how their names begin.
 _CHUNK = 8
 _STAMP = "prepared.json"
 
@@ -57,23 +55,77 @@ def find_folder(where: Path, below: Sequence[str], holds: str, what: str) -> Pat
     raise FileNotFoundError(f"{where}: must be {what}; got none of {places}; give the folder of the unpacked archive")
 
 
-def read_ids(path: Path) -> list[str]:
-    """Reads the first word of every line, as VOC's and SBD's image sets have it.
+def id_of(file_name: str, where: str) -> str:
+    """Names an image in lists: its file's name without suffixes, white space as underscores.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no text, or holds no id, or one twice.
+        ValueError: `check_name` does not allow it.
     """
-    try:
-        ids = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: list must exist; got no such file; complete the data folder") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: list must be UTF-8 text; got {error.reason}; save it as text") from error
-    if not ids or len(set(ids)) < len(ids):
-        got = "none" if not ids else f"{next(name for name in ids if ids.count(name) > 1)!r} twice"
-        raise ValueError(f"{path}: list must hold ids, each once; got {got}; correct the list")
-    return ids
+    return check_name("_".join(stem_of(file_name).split()), where)
+
+
+def read_ids(path: Path) -> list[str]:
+    """Reads the id of every line: its first word, as VOC's and SBD's image sets have it, or the stem of DeepLab's pairs `/JPEGImages/x.jpg /labels/x.png`.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_lines`; also ValueError if a line has no id that `check_name` allows, or an id comes twice.
+    """
+    ids: dict[str, int] = {}
+    for number, line in read_lines(path):
+        where, words = f"{path}:{number}", line.split()
+        if "\\" in line:
+            raise ValueError(
+                f"{where}: a line must have / between folders; got {line.strip()[:80]!r}; write / for every backslash"
+            )
+        # VOC's second word is 1, 0 or -1.
+        paths = [word for word in words[:2] if word.lower().endswith(SUFFIXES)]
+        stems = {stem_of(word.rpartition("/")[2]) for word in paths} or {words[0]}
+        if len(stems) > 1:
+            raise ValueError(f"{where}: a pair must be of one id; got {line.strip()[:80]!r}; correct the list")
+        name = check_name(stems.pop(), where)
+        if name in ids:
+            raise ValueError(f"{where}: ids must differ; got {name!r} again, first in line {ids[name]}; remove one")
+        ids[name] = number
+    return list(ids)
+
+
+def make_job(image: Path, out: Path, labels: str | None, name: str, source: Any = None) -> Job:
+    """Makes the job of an image whose id is `name`, for the folders JPEGImages and `labels` of `out`."""
+    label_out = None if labels is None else out / labels / f"{name}.png"
+    return Job(image, out / IMAGES / f"{name}{image.suffix.lower()}", label_out, source)
+
+
+def find_photo(folder: Path, name: str) -> Path:
+    """Finds the photo of an id, whatever its suffix; where there is none, names the .jpg that is missing."""
+    return find_picture(folder, name) or folder / f"{name}.jpg"
+
+
+def shared_images(lists: Mapping[str, Collection[str]]) -> list[str]:
+    """Says which lists share images that must not: what is trained on is not tested on.
+
+    Args:
+        lists: The ids of each list; by its name it is one of training, validation or test (train, train_aug, val, ..), or (trainval, ..) of none.
+
+    Returns:
+        One line for each such pair.
+    """
+    parts = {name: next((part for part in _PARTS if Path(name).stem.startswith(part)), "") for name in lists}
+    lines = []
+    for a, b in combinations(lists, 2):
+        if "" in (parts[a], parts[b]) or "trainval" in (parts[a], parts[b]) or parts[a] == parts[b]:
+            continue
+        both = sorted(set(lists[a]) & set(lists[b]))
+        if both:
+            lines.append(
+                f"lists: {a} and {b} must share no image; got {len(both)} in both, such as {both[0]}; correct them"
+            )
+    return lines
+
+
+def require_apart(lists: Mapping[str, Collection[str]]) -> None:
+    """Raises ValueError where `shared_images` finds anything."""
+    for line in shared_images(lists):
+        raise ValueError(line)
 
 
 def require_files(files: Sequence[Path], what: str) -> None:
@@ -82,7 +134,7 @@ def require_files(files: Sequence[Path], what: str) -> None:
     Raises:
         FileNotFoundError: some are missing; their number and the first three are named.
     """
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not os.path.isfile(file)]
     if missing:
         first = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise FileNotFoundError(
@@ -118,23 +170,23 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _take_over(image: Path, out: Path) -> None:
-    """Links an image into place, or copies it where the file system cannot link; what is there stays."""
+    """Links an image into place, or copies it where the file system cannot link; what is there stays, unless it leads nowhere."""
+    source = image.resolve()  # A link to a symbolic link would be one that leads elsewhere from here.
+    if out.is_symlink() and not out.exists():
+        out.unlink()
     try:
-        os.link(image, out)
+        os.link(source, out)
     except FileExistsError:
         return
     except OSError:
         with replacing(out) as part:
-            shutil.copyfile(image, part)
+            shutil.copyfile(source, part)
 
 
 def _image_size(path: Path) -> tuple[int, int]:
     """Reads (height, width) from an image's header."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more, depending on what is broken.
-        raise ValueError(f"{path}: image must decode; got {' '.join(str(error).split())}; replace the file") from error
+    with open_picture(path) as image:
+        return image.height, image.width
 
 
 def _do(make_label: Callable[[Any], np.ndarray | None], job: Job) -> bool:
@@ -145,25 +197,11 @@ def _do(make_label: Callable[[Any], np.ndarray | None], job: Job) -> bool:
             return False
         size = _image_size(job.image)
         if label.shape != size:
-            raise ValueError(
-                f"{job.image}: label must have its image's (height, width) {size}; got {label.shape} for "
-                f"{job.label_out.name}; pair the right files"
-            )
+            raise size_error(job.image, f"{job.image}, {job.label_out.name}", size, label.shape)
     _take_over(job.image, job.image_out)
     if job.label_out is not None:
         write_label(job.label_out, label)
     return True
-
-
-def _start_worker() -> None:
-    """Lets a worker leave Ctrl-C to the parent, and end with the parent even where that is killed."""
-
-    def end_with_parent() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=end_with_parent, daemon=True).start()
 
 
 def _finished(job: Job) -> bool:
@@ -191,24 +229,8 @@ def convert(jobs: Sequence[Job], make_label: Callable[[Any], np.ndarray | None],
     todo = [index for index, finished in enumerate(done) if not finished]
     for folder in {path.parent for job in jobs for path in (job.image_out, job.label_out) if path is not None}:
         folder.mkdir(parents=True, exist_ok=True)
-    # A log gets a line every five seconds, a terminal a smooth bar.
-    interval = 0.1 if sys.stderr.isatty() else 5.0
-    bar = partial(tqdm, total=len(jobs), initial=len(jobs) - len(todo), desc=what, unit="image", mininterval=interval)
     work = partial(_do, make_label)
-    if workers <= 1 or len(todo) <= _CHUNK:
-        results = [work(jobs[index]) for index in bar(todo)]
-    else:
-        pool = ProcessPoolExecutor(
-            workers, get_context("spawn"), _start_worker
-        )  # not forked: the caller may run threads
-        try:
-            results = list(bar(pool.map(work, (jobs[index] for index in todo), chunksize=_CHUNK)))
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"{what}: all worker processes must live; got one that was killed; use fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    results = work_through(work, [jobs[index] for index in todo], workers, _CHUNK, what, "image", len(jobs) - len(todo))
     for index, made in zip(todo, results, strict=True):
         done[index] = made
     return done

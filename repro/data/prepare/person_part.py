@@ -2,16 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
-from repro.data.prepare.convert import Job, claim, convert, count_line, find_folder, read_ids, require_files
+from repro.data.prepare.convert import (
+    IMAGES,
+    claim,
+    convert,
+    count_line,
+    find_folder,
+    find_photo,
+    make_job,
+    read_ids,
+    require_apart,
+    require_files,
+)
+from repro.data.prepare.mat import dense_integers, read_mat
 from repro.data.transforms import read_label
 from repro.files import write_text
 
 CLASS_NAMES = ("background", "head", "torso", "upper arms", "lower arms", "upper legs", "lower legs")
-IMAGES, LABELS = "JPEGImages", "SegmentationPart"
+LABELS = "SegmentationPart"
 EXPECTED = {"train": 1716, "val": 1817}  # Paper: section 4.
 # All names that PASCAL-Part gives to parts of persons; l and r in front are left and right.
 PARTS = {
@@ -23,6 +35,11 @@ PARTS = {
     "lower legs": ("llleg", "rlleg", "lfoot", "rfoot"),
 }
 CLASS_OF = {part: CLASS_NAMES.index(name) for name, parts in PARTS.items() for part in parts}
+
+
+def _parts_of_persons(annotation: Any) -> list[tuple[str, Any]]:
+    persons = [found for found in np.atleast_1d(annotation.objects) if getattr(found, "class") == "person"]
+    return [(str(part.part_name), np.atleast_2d(part.mask)) for found in persons for part in np.atleast_1d(found.parts)]
 
 
 def read_parts(path: Path) -> np.ndarray | None:
@@ -40,23 +57,23 @@ def read_parts(path: Path) -> np.ndarray | None:
     Raises:
         ValueError: the file does not load, has another content, or names an unknown part of a person.
     """
-    try:
-        annotation = loadmat(path, squeeze_me=True, struct_as_record=False, variable_names=["anno"])["anno"]
-        persons = [found for found in np.atleast_1d(annotation.objects) if getattr(found, "class") == "person"]
-        parts = [
-            (str(part.part_name), np.atleast_2d(part.mask)) for found in persons for part in np.atleast_1d(found.parts)
-        ]
-    except Exception as error:  # scipy raises OSError, ValueError, TypeError, NotImplementedError, zlib.error and more.
-        got = " ".join(f"{type(error).__name__} {error}".split())
-        raise ValueError(f"{path}: must hold PASCAL-Part's anno.objects.parts; got {got}; replace the file") from error
+    what = "PASCAL-Part's anno.objects.parts"
+    parts = read_mat(path, "anno", what, _parts_of_persons, squeeze_me=True, struct_as_record=False)
     if not parts:
         return None
-    label = np.zeros(parts[0][1].shape, np.uint8)
+    label = None
     for name, mask in parts:
         if name not in CLASS_OF:
             raise ValueError(
                 f"{path}: a person's parts must be among the 24 of PASCAL-Part; got {name!r}; replace the file"
             )
+        try:
+            mask = dense_integers(mask)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}: the mask of {name} must be a matrix of 0 and 1; got {error}; replace the file"
+            ) from error
+        label = np.zeros(mask.shape, np.uint8) if label is None else label
         if mask.shape != label.shape:
             raise ValueError(
                 f"{path}: all masks must have one size; got {mask.shape} beside {label.shape}; replace the file"
@@ -153,11 +170,7 @@ def prepare_person_part(
     if sources.resolve() == (out / LABELS).resolve():
         raise ValueError(f"{sources}: must not be what is written; got it as --out's {LABELS}; name another folder")
     listed = {name: read_ids(file or voc2010 / "ImageSets" / "Main" / f"{name}.txt") for name, file in lists.items()}
-    both = sorted(set(listed["train"]) & set(listed["val"]))
-    if both:
-        raise ValueError(
-            f"lists: train and val must share no image; got {len(both)} in both, such as {both[0]}; correct them"
-        )
+    require_apart(listed)
 
     report, jobs = [], {}
     for name, ids in listed.items():
@@ -165,12 +178,7 @@ def prepare_person_part(
             ids = [i for i in ids if (sources / f"{i}{suffix}").is_file()]
             report.append(f"{name}: {len(ids)} of VOC 2010's {len(listed[name])} images are annotated")
         jobs[name] = [
-            Job(
-                voc2010 / IMAGES / f"{i}.jpg",
-                out / IMAGES / f"{i}.jpg",
-                out / LABELS / f"{i}.png",
-                (sources / f"{i}{suffix}", class_order),
-            )
+            make_job(find_photo(voc2010 / IMAGES, i), out, LABELS, i, (sources / f"{i}{suffix}", class_order))
             for i in ids
         ]
     every = [*jobs["train"], *jobs["val"]]

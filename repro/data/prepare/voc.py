@@ -3,9 +3,20 @@
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
-from repro.data.prepare.convert import Job, claim, convert, count_line, find_folder, read_ids, require_files
+from repro.data.prepare.convert import (
+    IMAGES,
+    claim,
+    convert,
+    count_line,
+    find_folder,
+    find_photo,
+    make_job,
+    read_ids,
+    require_apart,
+    require_files,
+)
+from repro.data.prepare.mat import dense_integers, read_mat
 from repro.data.transforms import read_label
 from repro.files import write_text
 
@@ -13,7 +24,7 @@ CLASS_NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-IMAGES, LABELS = "JPEGImages", "SegmentationClassAug"
+LABELS = "SegmentationClassAug"
 # Lengths of DeepLab's own list files.
 EXPECTED = {"train": 1464, "train_aug": 10582, "trainval_aug": 12031, "val": 1449, "test": 1456}
 
@@ -47,14 +58,14 @@ def read_sbd_label(path: Path) -> np.ndarray:
     Raises:
         ValueError: the file does not load, has another content, or holds other classes.
     """
+    label = read_mat(path, "GTcls", "SBD's GTcls.Segmentation", lambda found: found[0, 0]["Segmentation"])
+    must = f"{path}: Segmentation must be (height, width) class ids 0 .. 20; got {{}}; replace the file"
     try:
-        label = loadmat(path, variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"]
-    except Exception as error:  # scipy raises OSError, ValueError, TypeError, NotImplementedError, zlib.error and more.
-        got = " ".join(f"{type(error).__name__} {error}".split())
-        raise ValueError(f"{path}: must hold SBD's GTcls.Segmentation; got {got}; replace the file") from error
-    if label.ndim != 2 or not label.size or label.max() >= len(CLASS_NAMES) or label.min() < 0:
-        got = f"shape {label.shape}" + (f", values {label.min()} .. {label.max()}" if label.size else "")
-        raise ValueError(f"{path}: Segmentation must be (height, width) class ids 0 .. 20; got {got}; replace the file")
+        label = dense_integers(label)
+    except ValueError as error:
+        raise ValueError(must.format(error)) from error
+    if label.max() >= len(CLASS_NAMES) or label.min() < 0:
+        raise ValueError(must.format(f"shape {label.shape}, values {label.min()} .. {label.max()}"))
     return np.ascontiguousarray(label, np.uint8)
 
 
@@ -107,25 +118,29 @@ def prepare_voc(voc: Path, sbd: Path, out: Path, workers: int) -> list[str]:
     tests = sorted(read_ids(voc / sets / "test.txt")) if has_test else []
 
     own = {*train, *val}
+    require_apart(lists | {"test": tests})
+    photos = {name: find_photo(voc / IMAGES, name) for name in [*lists["trainval_aug"], *tests]}
     jobs = [
-        Job(
-            voc / IMAGES / f"{name}.jpg",
-            out / IMAGES / f"{name}.jpg",
-            out / LABELS / f"{name}.png",
+        make_job(
+            photos[name],
+            out,
+            LABELS,
+            name,
             voc / "SegmentationClass" / f"{name}.png" if name in own else sbd / "cls" / f"{name}.mat",
         )
         for name in lists["trainval_aug"]
     ]
-    jobs += [Job(voc / IMAGES / f"{name}.jpg", out / IMAGES / f"{name}.jpg", None) for name in tests]
+    jobs += [make_job(photos[name], out, None, name) for name in tests]
+    image_lines = {job.image_out.stem: f"/{IMAGES}/{job.image_out.name}" for job in jobs}
     require_files([file for job in jobs for file in (job.image, job.source) if file is not None], "VOC 2012 and SBD")
     claim(out, {"dataset": "voc", "labels": "VOC 2012, else SBD"})
     convert(jobs, make_label, workers, "voc")
 
     for name, ids in lists.items():
-        lines = (f"/{IMAGES}/{i}.jpg /{LABELS}/{i}.png\n" for i in ids)
+        lines = (f"{image_lines[i]} /{LABELS}/{i}.png\n" for i in ids)
         write_text(out / "list" / f"{name}.txt", "".join(lines))
     if has_test:
-        write_text(out / "list" / "test.txt", "".join(f"/{IMAGES}/{i}.jpg\n" for i in tests))
+        write_text(out / "list" / "test.txt", "".join(f"{image_lines[i]}\n" for i in tests))
     report = [count_line(name, len(ids), EXPECTED[name]) for name, ids in lists.items()]
     report.append(
         count_line("test", len(tests), EXPECTED["test"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-from repro.data.synthetic.dataset import write_dataset
+from repro.data.pool import interruptible
+from repro.data.synthetic.dataset import parameters, write_dataset
 
 
 def cache_folder() -> Path:
@@ -18,13 +21,22 @@ def cache_folder() -> Path:
 
 
 def draw_data(settings: dict[str, dict[str, Any]]) -> Path:
-    """Draws the synthetic data set that a row's settings describe, unless it is cached already; returns its folder."""
+    """Draws the synthetic data set that a row's settings describe, unless it is cached already.
+
+    Every set has its own folder, named after all that its pictures depend on, so that runs of other settings never meet in one.
+
+    Args:
+        settings: With the section `synthetic`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: As `write_dataset`.
+        KeyboardInterrupt: SIGINT or SIGTERM came while it was drawn; nothing is left behind.
+    """
     drawn = settings["synthetic"]
-    return write_dataset(
-        cache_folder() / "person-part-synthetic",
-        drawn["num_train"],
-        drawn["num_val"],
-        tuple(drawn["size"]),
-        drawn["seed"],
-        workers=os.cpu_count() or 1,
-    )
+    what = (drawn["num_train"], drawn["num_val"], tuple(drawn["size"]), drawn["seed"])
+    name = hashlib.sha256(json.dumps(parameters(*what), sort_keys=True).encode()).hexdigest()[:16]
+    with interruptible():
+        return write_dataset(cache_folder() / f"person-part-synthetic-{name}", *what, workers=os.cpu_count() or 1)

@@ -6,34 +6,32 @@ photographs are not at hand.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from repro.data.palette import voc_palette
+from repro.data.pool import work_through
 from repro.data.synthetic.people import CLASS_NAMES as class_names
 from repro.data.synthetic.scene import Scene, draw_scene
 
-__all__ = ["class_names", "draw_scenes", "write_dataset"]
+__all__ = ["class_names", "draw_scenes", "parameters", "write_dataset"]
 
-# Goes up with every change of the drawing that changes a pixel: folders of another version are drawn anew.
+# Goes up with every change of the drawing that changes a pixel: a set of another version is another set.
 VERSION = 1
 _SPLITS = ("train", "val")
 _STAMP = "complete.json"
+_CONTENTS = "contents_sha256"
 _CHUNK = 16
-T = TypeVar("T")
 
 README = """Synthetic stand-in for PASCAL-Person-Part: drawn by a program, not photographed.
 Not comparable with the paper's data.
@@ -42,7 +40,7 @@ JPEGImages/<id>.png        pictures (PNG, so that every machine decodes the same
 SegmentationPart/<id>.png  labels, index PNG with VOC's palette: {classes};
                            255 (ignored) on a ring of one pixel around people
 ImageSets/<split>.txt      ids
-complete.json              what the set was drawn from: {parameters}
+complete.json              what the set was drawn from ({parameters}), and its contents' SHA-256
 """
 
 
@@ -61,13 +59,19 @@ def draw_scenes(
     Yields:
         Scene after scene.
     """
-    yield from _run(partial(_draw, seed=seed, size=size, options=options), range(count), workers)
+    work = partial(_draw, seed=seed, size=size, options=options)
+    yield from work_through(work, range(count), workers, _CHUNK, "drawing", "picture")
+
+
+def parameters(num_train: int, num_val: int, size: tuple[int, int], seed: int) -> dict[str, Any]:
+    """Collects all that the pictures of a set depend on, as for `write_dataset`."""
+    return {"version": VERSION, "num_train": num_train, "num_val": num_val, "size": list(size), "seed": seed}
 
 
 def write_dataset(root: Path, num_train: int, num_val: int, size: tuple[int, int], seed: int, workers: int = 1) -> Path:
     """Draws the training and the validation set into a folder, unless it already holds them.
 
-    The folder appears complete or not at all: it is drawn beside its place and then renamed.
+    The folder appears complete or not at all: it is drawn beside its place and then renamed. What is there is never replaced: somebody may be reading it.
 
     Args:
         root: the folder to make.
@@ -81,7 +85,7 @@ def write_dataset(root: Path, num_train: int, num_val: int, size: tuple[int, int
         `root`.
 
     Raises:
-        ValueError: a number or size cannot be drawn, or `root` holds something else than a synthetic set.
+        ValueError: a number or size cannot be drawn, or `root` holds something else than this very set, byte for byte.
     """
     counts = {"train": num_train, "val": num_val}
     if min(num_train, num_val) < 1 or min(size) < 16:
@@ -89,13 +93,11 @@ def write_dataset(root: Path, num_train: int, num_val: int, size: tuple[int, int
             f"write_dataset: num_train and num_val must be at least 1 and size at least 16 x 16; got {num_train}, "
             f"{num_val} and {size[0]} x {size[1]}; correct the protocol"
         )
-    parameters = {"version": VERSION, "num_train": num_train, "num_val": num_val, "size": list(size), "seed": seed}
+    drawn_from = parameters(num_train, num_val, size, seed)
     root = Path(root)
-    if root.exists():
-        if _stamp(root) == parameters:
-            return root
-        if not root.is_dir() or (any(root.iterdir()) and _stamp(root) is None):
-            raise ValueError(f"{root}: must be absent, empty or a synthetic set; got other files; name another folder")
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        _require_set(root, drawn_from)
+        return root
     root.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
@@ -105,13 +107,19 @@ def write_dataset(root: Path, num_train: int, num_val: int, size: tuple[int, int
         for split, count in counts.items():
             names = [f"{split}_{index:05d}" for index in range(count)]
             save = partial(_save, root=part, split=split, size=size, seed=seed)
-            for _ in _run(save, range(count), workers, f"drawing {split}"):
+            for _ in work_through(save, range(count), workers, _CHUNK, f"drawing {split}", "picture"):
                 pass
             (part / "ImageSets" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
         classes = ", ".join(f"{index} {name}" for index, name in enumerate(class_names))
-        (part / "README.txt").write_text(README.format(classes=classes, parameters=", ".join(parameters)))
-        (part / _STAMP).write_text(json.dumps(parameters, indent=1, sort_keys=True) + "\n")
-        _move(part, root, parameters)
+        (part / "README.txt").write_text(README.format(classes=classes, parameters=", ".join(drawn_from)))
+        stamp = drawn_from | {_CONTENTS: _contents_sha256(part)}
+        (part / _STAMP).write_text(json.dumps(stamp, indent=1, sort_keys=True) + "\n")
+        try:
+            os.rename(part, root)
+        except OSError:  # Another process was quicker: its set stays.
+            if not root.exists():
+                raise
+            _require_set(root, drawn_from)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return root
@@ -130,35 +138,26 @@ def _save(index: int, root: Path, split: str, size: tuple[int, int], seed: int) 
     label.save(root / "SegmentationPart" / name)
 
 
-def _run(work: Callable[[int], T], indices: range, workers: int, what: str = "drawing") -> Iterator[T]:
-    # A log gets a line every five seconds, a terminal a smooth bar.
-    interval = 0.1 if sys.stderr.isatty() else 5.0
-    progress = partial(tqdm, total=len(indices), desc=what, unit="picture", file=sys.stderr, mininterval=interval)
-    workers = min(workers, 1 + len(indices) // _CHUNK)
-    if workers <= 1:
-        yield from progress(map(work, indices))
-        return
-    # Not forked: the caller may run torch's threads. Workers import only numpy and Pillow.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from progress(pool.map(work, indices, chunksize=_CHUNK))
+def _contents_sha256(root: Path) -> str:
+    """Names what lies in a set's folder: SHA-256 over the name and the bytes of every file but the stamp."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and path.name != _STAMP):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()}\t{len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
-def _stamp(root: Path) -> dict | None:
+def _require_set(root: Path, drawn_from: dict[str, Any]) -> None:
+    """Raises ValueError unless the folder holds a set with these parameters, as it was drawn."""
     try:
-        return json.loads((root / _STAMP).read_text())
+        stamp = json.loads((root / _STAMP).read_text())
     except (OSError, ValueError):
-        return None
-
-
-def _move(part: Path, root: Path, parameters: dict) -> None:
-    """Puts the finished folder in its place; where another process was quicker with the same set, that one stays."""
-    old = part.with_name(part.name + ".old")
-    if root.exists():
-        os.rename(root, old)
-    try:
-        os.rename(part, root)
-    except OSError:
-        if _stamp(root) != parameters:
-            raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+        stamp = None
+    if not isinstance(stamp, dict) or {key: stamp.get(key) for key in drawn_from} != drawn_from:
+        raise ValueError(
+            f"{root}: must be absent, empty or the synthetic set of these parameters; got other files; name another folder"
+        )
+    if stamp.get(_CONTENTS) != _contents_sha256(root):
+        raise ValueError(
+            f"{root}: must hold its pictures as they were drawn; got others; delete the folder, and they are drawn again"
+        )
