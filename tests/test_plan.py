@@ -110,7 +110,7 @@ def test_all_stages_are_the_first_machines():
 def test_parse_shard():
     assert parse_shard("2/4") == (2, 4)
     for text in ("0/2", "3/2", "1", "1/2/3", "a/b", "1/0", "-1/2"):
-        message = f"--shard: must be i/n with 1 <= i <= n; got {text!r}; for example --shard 2/4"
+        message = f"--shard: must be i/n with 1 <= i <= n <= 10000; got {text!r}; for example --shard 2/4"
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             parse_shard(text)
 

@@ -107,12 +107,12 @@ def test_broken_data(refused, tmp_path, harm):
         ),
         (["--device", "cuda:99"], "--device: cuda:99 must be present and torch built for it; got "),
         (["--precision", "tf32"], "--precision: tf32 needs a CUDA device; got cpu; use fp32"),
-        (["--workers", "-1"], "--workers: must be at least 0; got -1; use 0 to decode in the training process"),
-        (["--seeds", "0"], "--seeds, --seed: must be at least 1 and 0..2^32-1; got 0, 1; correct them"),
-        (["--seed", "-1"], "--seeds, --seed: must be at least 1 and 0..2^32-1; got 1, -1; correct them"),
+        (["--workers", "-1"], "--workers: must be 0..1024; got -1; use 0 to decode in the training process"),
+        (["--seeds", "0"], "--seeds, --seed: must be 1..1000 and 0..2^32-1; got 0, 1; correct them"),
+        (["--seed", "-1"], "--seeds, --seed: must be 1..1000 and 0..2^32-1; got 1, -1; correct them"),
         (
             ["--seed", "4294967295", "--seeds", "2"],
-            "--seeds, --seed: must be at least 1 and 0..2^32-1; got 2, 4294967295; correct them",
+            "--seeds, --seed: must be 1..1000 and 0..2^32-1; got 2, 4294967295; correct them",
         ),
         (
             ["--weights", "lost.caffemodel"],
@@ -120,7 +120,7 @@ def test_broken_data(refused, tmp_path, harm):
         ),
         (
             ["--set", "model.attention_layers=3"],
-            "Attention: layers must be 1 or 2; got 3; correct model.attention_layers",
+            "tiny.toml, row 'baseline': model.attention_layers must be within 1 and 2; got 3; correct it",
         ),
         (["--set", "solver.base_lr=1e30"], "train: the loss must stay finite; got "),
     ],

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from repro.files import check_name
+from repro.protocol.bounds import check_path
 from repro.protocol.schema import HEADER, NUMBER, ROW_KEYS, apply, check, check_facts, kind_name, matches, suggestion
 from repro.protocol.table import Protocol, Row
 
@@ -45,7 +47,11 @@ def parse_override(text: str) -> tuple[str, str, Any]:
 
 
 def _path(table: str) -> Path:
-    return Path(table) if table.endswith(".toml") else PROTOCOLS / f"{table}.toml"
+    if table.endswith(".toml"):
+        check_name(Path(table).stem, "repro.protocol, a protocol's file")  # records are kept under it
+        return Path(table)
+    check_path(table, "repro.protocol, a table's name")
+    return PROTOCOLS / f"{table}.toml"
 
 
 def _read(path: Path) -> _Layer:

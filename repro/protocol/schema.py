@@ -1,4 +1,4 @@
-"""The keys of a protocol: their names, types and what must hold among them. repro/protocol.py resolves files along these."""
+"""The keys of a protocol: their names, types and what must hold among them. repro/protocol/reading.py resolves files along these."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import difflib
 import math
 from collections.abc import Iterable
 from typing import Any
+
+from repro.protocol.bounds import check_bounds
 
 NUMBER = (int, float)
 # Every key of `[common.*]` and of a row, with its type; [x] is a list of x. Names are Caffe's where Caffe has the thing.
@@ -62,14 +64,14 @@ SCHEMA: dict[str, dict[str, Any]] = {
 }
 # Sections that only some rows have; a row that has one must give all of its keys.
 OPTIONAL: dict[str, dict[str, Any]] = {
-    "synthetic": {"num_train": int, "num_val": int, "size": [int], "seed": int},  # what repro/data/synthetic.py draws
+    "synthetic": {"num_train": int, "num_val": int, "size": [int], "seed": int},  # what repro/data/synthetic/ draws
     "stage": {"protocol": str, "row": str},  # the row whose trained weights are the initial ones
     "submission": {
         "list": str,
         "num": int,
     },  # unlabelled images whose predictions a server scores, in place of a validation
 }
-# Keys of a row beside its settings, see Row in repro/protocol.py.
+# Keys of a row beside its settings, see Row in repro/protocol/table.py.
 ROW_KEYS = {
     "id": str,
     "paper": float,
@@ -175,28 +177,19 @@ def check(settings: dict[str, dict], where: str) -> None:
                     f"{where}: {section}.{key} must have {length} values; got {settings[section][key]}; correct it"
                 )
     solver, transform, model = settings["solver"], settings["transform"], settings["model"]
-    # No iterations at all: the initial weights are evaluated as they are.
-    least = {"max_iter": 0, "batch_size": 1, "iter_size": 1, "stepsize": 1, "snapshot": 1, "display": 1}
-    for key, lowest in least.items():
-        if solver[key] < lowest:
-            raise ValueError(f"{where}: solver.{key} must be at least {lowest}; got {solver[key]}; correct it")
+    check_bounds(settings, where)
     if solver["lr_policy"] not in ("fixed", "step", "poly"):
         raise ValueError(
             f'{where}: solver.lr_policy must be "fixed", "step" or "poly"; got {solver["lr_policy"]!r}; correct it'
         )
     for section in ("transform", "test"):
-        if settings[section]["crop_size"] < 9 or settings[section]["crop_size"] % 8 != 1:
+        if settings[section]["crop_size"] % 8 != 1:
             raise ValueError(
                 f"{where}: {section}.crop_size must be of the form 8k+1; got {settings[section]['crop_size']}; correct it"
             )
     if model["extra_supervision"] and 0.5 in model["scales"] and transform["crop_size"] % 16 != 1:
         raise ValueError(
             f"{where}: transform.crop_size must be of the form 16k+1 for labels at 1/16; got {transform['crop_size']}; correct it"
-        )
-    if settings["test"]["batch_size"] < 1 or not 0 < model["width"] <= 4 or not 0 <= model["dropout_ratio"] < 1:
-        raise ValueError(
-            f"{where}: test.batch_size >= 1, 0 < model.width <= 4 and 0 <= model.dropout_ratio < 1 must hold; "
-            f"got {settings['test']['batch_size']}, {model['width']}, {model['dropout_ratio']}; correct them"
         )
 
 

@@ -19,11 +19,14 @@ from repro.run.cost import row_flops
 from repro.run.dry_run import idle_lines, plan_lines
 from repro.run.inputs import Given
 from repro.run.jobs import Sources, look_at_sources, table_records, train_all
+from repro.run.memory import check_memory
 from repro.run.options import Options
 from repro.run.plan import Plan, list_lines, parse_shard, share, tables_of
 from repro.shell import check_writable, exit_code, log, one_line
 from repro.visualize import figures_of_run
 
+MOST_WORKERS = 1024
+MOST_SEEDS = 1000
 _stop_asked = False
 
 COMMANDS = """other commands, each with its own --help:
@@ -102,8 +105,10 @@ def make_options(arguments: argparse.Namespace, device, synthetic: bool) -> Opti
     workers = arguments.workers
     if workers is None:
         workers = 0 if synthetic else max(1, (os.cpu_count() or 1) - 1)
-    if workers < 0:
-        raise ValueError(f"--workers: must be at least 0; got {workers}; use 0 to decode in the training process")
+    if not 0 <= workers <= MOST_WORKERS:
+        raise ValueError(
+            f"--workers: must be 0..{MOST_WORKERS}; got {workers}; use 0 to decode in the training process"
+        )
     return Options(arguments.out, Compute(device, arguments.precision, workers), lambda: bool(_stop_asked))
 
 
@@ -113,9 +118,9 @@ def run(arguments: argparse.Namespace) -> None:
     names = tables_of(arguments.table or "all")
     if arguments.row and len(names) > 1:
         raise ValueError("--row: must go with one table; got all; name the row's table")
-    if arguments.seeds < 1 or not 0 <= arguments.seed <= 2**32 - arguments.seeds:
+    if not 1 <= arguments.seeds <= MOST_SEEDS or not 0 <= arguments.seed <= 2**32 - arguments.seeds:
         raise ValueError(
-            f"--seeds, --seed: must be at least 1 and 0..2^32-1; got {arguments.seeds}, {arguments.seed}; correct them"
+            f"--seeds, --seed: must be 1..{MOST_SEEDS} and 0..2^32-1; got {arguments.seeds}, {arguments.seed}; correct them"
         )
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     if arguments.list:
@@ -139,12 +144,15 @@ def run(arguments: argparse.Namespace) -> None:
         # Without a data root there is nothing to look at yet; with one, what the run would refuse is refused now.
         looked = synthetic or given.data_root is not None
         found = look_at_sources(given, plan, jobs) if looked else None
+        if options.compute.device.type == "cpu":
+            check_memory(jobs, options.compute)
         print("\n".join(plan_lines(plan, jobs, options, name, found)))
         if found is None:
             log("data and weights were not looked at: no --data-root given")
         return
 
     options = make_options(arguments, choose_device(arguments.device, arguments.precision), synthetic)
+    check_memory(jobs, options.compute)
     check_writable(options.out)
     for line in idle_lines(plan):
         log(line)

@@ -25,6 +25,18 @@ def _network(model: str, num_classes: int) -> MultiScale:
     return build(json.loads(model), num_classes, seed=0).to("meta")
 
 
+def _key(settings: dict[str, dict]) -> tuple[str, int]:
+    """Names a row's network as far as its convolutions go: what changes none is made equal, so that few networks have to be built."""
+    model = settings["model"] | {"extra_supervision": False}
+    model |= {"merge": "average"} if model["merge"] == "max" else {}
+    return json.dumps(model, sort_keys=True), len(settings["data"]["class_names"])
+
+
+def meta_network(settings: dict[str, dict]) -> MultiScale:
+    """Makes a row's network without memory: its maps have shapes, but no values."""
+    return _network(*_key(settings))
+
+
 @functools.cache
 def _forward_flops(model: str, num_classes: int, side: int) -> float:
     network = _network(model, num_classes)
@@ -40,11 +52,7 @@ def forward_flops(settings: dict[str, dict], phase: str) -> float:
         settings: A row's.
         phase: "transform" for the training crop, "test" for the test crop.
     """
-    # What changes no convolution is made equal, so that few networks have to be built.
-    model = settings["model"] | {"extra_supervision": False}
-    model |= {"merge": "average"} if model["merge"] == "max" else {}
-    model = json.dumps(model, sort_keys=True)
-    return _forward_flops(model, len(settings["data"]["class_names"]), settings[phase]["crop_size"])
+    return _forward_flops(*_key(settings), settings[phase]["crop_size"])
 
 
 def training_images(settings: dict[str, dict]) -> int:

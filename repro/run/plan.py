@@ -14,6 +14,7 @@ from repro.run.stage import stage_of
 
 # A stage is trained once, whatever the seeds of the rows that start from it: they share its weights as they would share a published file.
 STAGE_SEED = 1
+MOST_SHARES = 10_000  # more machines than any plan has jobs
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,11 @@ def parse_shard(text: str) -> tuple[int, int]:
     Raises:
         ValueError: It is no share.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"--shard: must be i/n with 1 <= i <= n; got {text!r}; for example --shard 2/4")
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]) <= MOST_SHARES:
+        raise ValueError(
+            f"--shard: must be i/n with 1 <= i <= n <= {MOST_SHARES}; got {text[:40]!r}; for example --shard 2/4"
+        )
     return int(match[1]), int(match[2])
 
 

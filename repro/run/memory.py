@@ -1,0 +1,83 @@
+"""Whether a run fits into memory, found out before it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from repro.device import Compute
+from repro.run.cost import meta_network
+from repro.run.plan import Job
+
+_FLOAT = 4  # bytes
+_GIB = 2**30
+
+
+def map_sizes(settings: dict[str, dict], side: int) -> list[int]:
+    """Lists the elements of every convolution's output for one image of `side` x `side` pixels, all scales, in their order."""
+    sizes: list[int] = []
+    network = meta_network(settings)
+    hooks = [
+        module.register_forward_hook(lambda _, __, output: sizes.append(output.numel()))
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    try:
+        with torch.no_grad():
+            network(torch.empty(1, 3, side, side, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sizes
+
+
+def least_bytes(settings: dict[str, dict]) -> int:
+    """Counts the bytes that a row needs at the very least; what it really needs may be twice as much.
+
+    Training keeps the output of every convolution after its ReLU for the backward pass; a test holds a layer's input and output at a time.
+    Parameters, gradients and momentum come to it.
+    """
+    solver, test = settings["solver"], settings["test"]
+    parameters = 3 * sum(parameter.numel() for parameter in meta_network(settings).parameters())
+    trained = 0
+    if solver["max_iter"] > 0:
+        trained = solver["batch_size"] * sum(map_sizes(settings, settings["transform"]["crop_size"]))
+    tested = test["batch_size"] * 2 * max(map_sizes(settings, test["crop_size"]))
+    return _FLOAT * (parameters + max(trained, tested))
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Finds how many bytes a device can give: a GPU's memory; the machine's, or the container's where that is less. None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found
+
+
+def check_memory(jobs: list[Job], compute: Compute) -> None:
+    """Refuses rows that cannot fit into memory, before the first is trained.
+
+    Raises:
+        ValueError: One cannot; the message says what to change.
+    """
+    available = available_bytes(compute.device)
+    for job in {job.key[:2]: job for job in jobs}.values():
+        settings = job.row.settings
+        needed = least_bytes(settings)
+        if available is not None and needed > available:
+            solver = settings["solver"]
+            raise ValueError(
+                f"{job.protocol.name} {job.row.id}: it must fit into {available / _GIB:.1f} GiB of memory; got at least {needed / _GIB:.1f} GiB for "
+                f"solver.batch_size {solver['batch_size']} of transform.crop_size {settings['transform']['crop_size']}, test.batch_size "
+                f"{settings['test']['batch_size']} of test.crop_size {settings['test']['crop_size']}; lower the batch size, and raise "
+                "solver.iter_size by the same factor for the same gradients"
+            )

@@ -1,0 +1,74 @@
+"""What a run needs at least is known before it starts."""
+
+import pytest
+import torch
+from tiny import main, run_command
+
+from repro.device import Compute
+from repro.models import build
+from repro.protocol import load_protocol
+from repro.run import memory
+from repro.run.memory import available_bytes, check_memory, least_bytes, map_sizes
+from repro.run.plan import Plan
+
+
+@pytest.fixture
+def settings():
+    return load_protocol("table3", ["model.width=0.125"]).row("attention3-extra").settings
+
+
+def test_maps_are_those_of_the_network(settings):
+    network = build(settings["model"], 21, seed=1)
+    seen = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _, __, output: seen.append(output.numel()))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 65, 65))
+    assert map_sizes(settings, 65) == seen
+    assert len(seen) == 3 * 16 + 2
+
+
+def test_it_is_no_more_than_what_autograd_keeps(settings):
+    small = settings | {
+        "transform": settings["transform"] | {"crop_size": 65},
+        "solver": settings["solver"] | {"batch_size": 3},
+        "test": {"crop_size": 65, "batch_size": 1},
+    }
+    network = build(settings["model"], 21, seed=1)
+    kept: dict[int, int] = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = network(torch.zeros(3, 3, 65, 65))
+    parameters = sum(4 * parameter.numel() for parameter in network.parameters())
+    estimate = least_bytes(small) - 3 * parameters
+    assert output.logits is not None
+    assert 0.3 * sum(kept.values()) < estimate <= sum(kept.values())
+
+
+def test_the_papers_own_row_fits_where_it_should():
+    assert 6 < least_bytes(load_protocol("table3").row("attention3-extra").settings) / 2**30 < 12
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    command = run_command(tmp_path)
+    assert (
+        main([*command, "--row", "max2", "--set", "solver.batch_size=65536", "--set", "transform.crop_size=8193"]) == 2
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: tiny max2: it must fit into ")
+    assert (
+        "GiB for solver.batch_size 65536 of transform.crop_size 8193, test.batch_size 2 of test.crop_size 41; lower"
+        in line
+    )
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(memory, "available_bytes", lambda device: None)  # a system that does not say
+    check_memory(Plan([command[0]], ["max2"], [1], ["solver.batch_size=65536"]).jobs, Compute(torch.device("cpu")))
+
+
+def test_the_machine_says_what_it_has():
+    assert available_bytes(torch.device("cpu")) > 2**28
