@@ -4,10 +4,11 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from repro.charts import curves
-from repro.charts.bars import bench_bars, class_bars, confusion_map
+from repro.charts.bars import bench_bars, class_bars, confusion_map, table_marks
 from repro.charts.curves import attention_by_size, loss_curve
 from repro.charts.style import DARK, LIGHT, STAND_IN, adaptive, plain, save_png, svg
 
@@ -142,3 +143,33 @@ def test_names_from_records_are_cut_and_never_formulas():
     found = texts(class_bars(CLASSES | {"classes": [long, "<b>", "torso"], "printed": {}}))
     assert long[:23] + "…" in found
     assert "<b>" in found
+
+
+def grid_table(synthetic):
+    """Makes a grid of three cells, of which two were measured."""
+    cells = [
+        {"row": "baseline", "mean": 40.0, "spread": None, "paper": 51.91},
+        {"row": "max2", "mean": 52.0, "spread": 1.0, "paper": 52.90},
+        {"row": "max2-extra", "mean": None, "spread": None, "paper": 55.26},
+    ]
+    blocks = [{"scales": "{1, 0.5}", "lines": [{"merge": "Max-pooling", "cells": ["max2", "max2-extra"]}]}]
+    layout = {"kind": "grid", "baseline": "baseline", "blocks": blocks}
+    return {"cells": cells, "layout": layout, "metric": "mean IoU", "synthetic": synthetic}
+
+
+def test_marks_of_a_grid():
+    figure = table_marks(grid_table(synthetic=False))
+    assert {"Single scale", "Max-pooling {1, 0.5}", "mean IoU, percent", "without", "printed"} <= set(texts(figure))
+    marks, printed = (line.get_xdata().tolist() for line in figure.axes[0].lines[:2])
+    assert (marks, printed) == ([40.0, 52.0], [51.91, 52.90])
+    assert "printed" not in texts(table_marks(grid_table(synthetic=True)))  # other data than the paper's
+
+
+def test_no_number_of_the_class_bars_lies_on_a_bar_or_a_tick():
+    classes = CLASSES | {"printed": dict(zip(CLASSES["classes"], (99.0, 61.5, 33.0), strict=True))}
+    figure = class_bars(classes)
+    FigureCanvasAgg(figure).draw()
+    axes = figure.axes[0]
+    left = [axes.transData.inverted().transform(text.get_window_extent())[0, 0] for text in axes.texts]
+    assert len(left) == 3
+    assert min(left) > 100  # percent, where no bar and no tick can lie

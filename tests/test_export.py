@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from record_cases import record
 
 import caffe_weights
 from repro.export import main
 from repro.models import build
 from repro.models.weights import load_caffemodel
 from repro.protocol import load_protocol
-from repro.records.store import FORMAT, KEYS, write_record
+from repro.records.store import write_record
 from repro.solver.snapshot import Snapshot, identity_of, write_snapshot
 from repro.solver.train import make_solver
 
@@ -122,15 +123,14 @@ def recorded(tmp_path) -> dict:
     """Makes the record of the run in snapshot.pt, which trained for 20 iterations of 2 images."""
     overrides = [*OVERRIDES, "solver.max_iter=20", "solver.batch_size=2", "transform.crop_size=65"]
     settings = load_protocol("table3", overrides).row(ROW).settings
-    record = {key: {} for key in KEYS} | {"format": FORMAT, "table": "table3", "row": ROW, "value": 1.0}
-    record |= {"settings": settings, "provenance": {"seed": 1}, "run": {"seconds": 1.0}}
-    write_record(tmp_path / "record.json", record)
-    return record
+    made = record("table3", ROW, 1.0) | {"settings": settings}
+    write_record(tmp_path / "record.json", made)
+    return made
 
 
 def test_settings_are_those_of_the_record_beside_the_snapshot(tmp_path, data, capsys):
-    record = recorded(tmp_path)
-    a_run(tmp_path / "snapshot.pt", 1, identity_of(record["provenance"]))
+    made = recorded(tmp_path)
+    a_run(tmp_path / "snapshot.pt", 1, identity_of(made["provenance"]))
     out = tmp_path / "out"
     assert main([str(tmp_path / "snapshot.pt"), str(out), "--data-root", str(data)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == str(out / f"{ROW}_iter_7.caffemodel")

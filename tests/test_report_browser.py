@@ -62,13 +62,15 @@ def every_state(tmp_path_factory):
     return runs / "report" / "report.html"
 
 
-def visit(browser, page, width, scheme="light"):
+def visit(browser, page, width, scheme="light", folded=False):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     )
     scheme = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
     browser.get(page.as_uri())
+    if folded:
+        return
     # What is folded must fit too.
     browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
 
@@ -90,6 +92,18 @@ def test_no_errors_and_no_overflow(request, browser, which, width, scheme):
     )
     assert broken == []
     assert browser.execute_script("return document.scripts.length") == 0
+
+
+def test_the_first_screen_has_the_claims_and_three_pictures_and_the_rest_is_folded(browser, every_state, kept):
+    visit(browser, every_state, 1280, folded=True)
+    places = browser.execute_script(
+        "return [...document.querySelectorAll('.claims li, .three img')].map(e => e.getBoundingClientRect().bottom)"
+    )
+    assert len(places) >= 3 + 3
+    assert max(places) < 900
+    for page in (every_state, kept):
+        visit(browser, page, 1280, folded=True)
+        assert browser.execute_script("return document.documentElement.scrollHeight") < 8000
 
 
 CONTRAST = """

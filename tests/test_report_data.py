@@ -249,3 +249,25 @@ def test_classes_stand_beside_the_papers(runs):
     assert [one["row"] for one in demo["series"]] == ["baseline", "attention2-extra"]
     assert demo["series"][1]["mean"] == [61.0, 51.0, 41.0]
     assert demo["series"][1]["spread"] == pytest.approx([2**0.5] * 3)
+
+
+def test_attention_against_object_size_has_a_verdict_where_its_figures_are_the_records(runs):
+    cases.write(runs, "demo", "attention2", 40.0)
+    cases.write_figures(runs)
+    text = "attention looks at small objects in the finest scale, at large ones in the coarsest"
+    assert text not in {claim["text"] for claim in document(runs)["claims"]}  # drawn from other records
+    sha256 = collect([runs]).records["demo", "attention2"][0].sha256
+    cases.write_figures(runs, records={"attention2-seed1": sha256})
+    claim = next(claim for claim in document(runs)["claims"] if claim["text"] == text)
+    assert claim["verdict"] == "not measured"  # on the paper's data
+    (demo,) = claim["tables"]
+    assert (demo["table"], demo["kind"], demo["verdict"]) == ("demo", "synthetic", "supported")
+    assert demo["evidence"] == "2 pairs: 2 for"
+    assert demo["pairs"][0] == {
+        "upper": "attention2, scale 1 on the smaller half of the objects",
+        "lower": "attention2, scale 1 on the larger half of the objects",
+        "printed": None,
+        "measured": pytest.approx(50.0),
+        "spread": pytest.approx(100 * (0.1**2 / 20 + 0.1**2 / 3) ** 0.5),
+        "finding": "supported",
+    }

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from tiny import items_of, run_command
 from tiny import main as run_main
 
@@ -22,7 +22,7 @@ from repro.solver.snapshot import trained_network
 from repro.visualize import figures, figures_of_run, paint
 from repro.visualize.__main__ import main
 from repro.visualize.choose import choose, count, image_iou, reference_run
-from repro.visualize.draw import Panel, Strip, class_colours, draw_strips, heat, overlay, save_png
+from repro.visualize.draw import FLAT, Panel, Strip, class_colours, draw_strips, heat, overlay, own_span, save_png
 from repro.visualize.network import Seen, scale_maps, see
 from repro.visualize.runs import Recorded, joint_note, read_records, validation_items
 
@@ -357,6 +357,51 @@ def test_strips_show_colours_weights_and_a_bar(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as image:
         assert image.info["Description"] == "words"
+
+
+def test_a_weight_map_is_shown_on_its_own_span_which_stands_below(monkeypatch):
+    weights = np.linspace(0.30, 0.38, 400).reshape(20, 20)
+    assert own_span(weights) == (pytest.approx(0.30), pytest.approx(0.38))
+    assert own_span(np.array([[0.5, 0.504]])) == (
+        pytest.approx(0.492),
+        pytest.approx(0.512),
+    )  # rounding makes no pattern
+    assert own_span(np.array([[0.0, 1.0]])) == FLAT
+    assert heat(np.array([0.30, 0.38]), (0.30, 0.38)).tolist() == heat(np.array([0.0, 1.0])).tolist()
+    own, flat = (
+        draw_strips([Strip("", [Panel("b", weights, span), Panel("c", weights)])], "T", "s")
+        for span in (own_span(weights), FLAT)
+    )
+    assert own.height == flat.height + 16  # the line with the span
+    left = np.asarray(own)[:, :200]
+    assert (left == heat(np.zeros(1))).all(-1).any()
+    assert (left == heat(np.ones(1))).all(-1).any()
+    assert not (np.asarray(flat)[:, :200] == heat(np.ones(1))).all(-1).any()
+    written = []
+    text = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, at, line, *a: written.append(line) or text(self, at, line, *a)
+    )
+    draw_strips([Strip("", [Panel("b", weights, own_span(weights))])], "T", "s")
+    assert {"0.30 to 0.38", "low", "high"} <= set(written)
+
+
+def test_flat_maps_are_an_option(run, ran, monkeypatch):
+    spans = []
+    monkeypatch.setattr(
+        paint,
+        "draw_strips",
+        lambda strips, *a: spans.append([p.span for p in strips[0].panels]) or draw_strips(strips, *a),
+    )
+    index = figures_of_run(run, TABLE, data_root=ran / "data")
+    assert any(span != FLAT for strip in spans for span in strip)
+    assert "each from its lowest to its highest, which stand below it" in index_of(index)["figures"][0]["caption"]
+    spans.clear()
+    command = ["--run", str(run), "--data-root", str(ran / "data"), "--device", "cpu", "--flat"]
+    assert main(command) == 0  # the figures that are there are of the other kind
+    assert spans
+    assert all(span == FLAT for strip in spans for span in strip)
+    assert "from 0 to 1" in index_of(index)["figures"][0]["caption"]
 
 
 def test_colours():

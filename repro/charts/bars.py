@@ -9,10 +9,64 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from repro.charts.style import STAND_IN, WIDTH, Colours, empty, name_places, short, style
 
 MOST_CLASSES = 24
+
+
+def table_marks(table: dict[str, Any], colours: Colours = STAND_IN) -> Figure:
+    """Draws a grid of cells: a line per scale set and merge, with the value without (hollow) and with extra supervision, the spread over seeds, and the printed values.
+
+    Args:
+        table: From the report's data, of the layout "grid". Printed values are drawn where the data are the paper's.
+        colours: Of the chart.
+    """
+    cells = {cell["row"]: cell for cell in table["cells"] if cell["mean"] is not None}
+    layout = table["layout"]
+    lines = [("Single scale", [layout["baseline"]])] if layout["baseline"] else []
+    for block in layout["blocks"]:
+        lines += [(f"{line['merge']} {block['scales']}", line["cells"]) for line in block["lines"]]
+    with rc_context(style(colours)):
+        figure = empty(WIDTH, 0.62 + 0.34 * len(lines))
+        axes = figure.add_subplot()
+        axes.grid(axis="x")
+        for filled in (False, True):
+            shown = [
+                (place, cells[ids[filled]])
+                for place, (_, ids) in enumerate(lines)
+                if len(ids) > filled and ids[filled] in cells
+            ]
+            if not shown:
+                continue
+            places = [place + (0.14 if filled else -0.14) for place, _ in shown]
+            axes.errorbar(
+                [cell["mean"] for _, cell in shown],
+                places,
+                xerr=[cell["spread"] or 0.0 for _, cell in shown],
+                fmt="o",
+                markersize=5.5,
+                color=colours.accent,
+                markerfacecolor=colours.accent if filled else "none",
+                elinewidth=1,
+                label="with extra supervision" if filled else "without",
+            )
+            printed = [
+                (cell["paper"], place)
+                for place, (_, cell) in zip(places, shown, strict=True)
+                if cell["paper"] is not None
+            ]
+            if printed and not table["synthetic"]:
+                style_ = {"linestyle": "", "marker": "|", "markersize": 8, "markeredgewidth": 1.6}
+                axes.plot(
+                    *zip(*printed, strict=True), color=colours.second, label=None if filled else "printed", **style_
+                )
+        name_places(axes, [name for name, _ in lines], colours, fontsize=7)
+        axes.set_xlabel(f"{table['metric']}, percent")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        figure.legend(loc="outside upper left", ncols=3, handlelength=1.1, columnspacing=1.2)
+        return figure
 
 
 def class_bars(classes: dict[str, Any], colours: Colours = STAND_IN) -> Figure:

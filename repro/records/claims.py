@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from repro.protocol import Protocol, Row
 from repro.records.store import MEASURED, walk
@@ -14,6 +15,7 @@ from repro.records.verdict import (
     WITHIN_SPREAD,
     Measured,
     finding,
+    larger_objects,
     measure,
     minus,
     row_of,
@@ -161,3 +163,30 @@ def orderings(protocol: Protocol, values: Values, known: Mapping[str, float] | N
     """Says of each of the paper's orderings what was measured; arguments as for `claims`."""
     found = [claim for claim in claims(protocol, values, known) if claim.verdict != NOT_MEASURED]
     return [f"{claim.text}: {claim.verdict}; {claim.evidence}" for claim in found]
+
+
+def size_claim(curves: Iterable[Mapping[str, Any]]) -> Claim:
+    """Holds the attention weights of objects of every size against the paper's statement on them.
+
+    Args:
+        curves: Of figures.json's attention_by_size: "row", "seed", "scales" and "bins"; of one row all have the same scales.
+
+    Returns:
+        The claim, with two pairs for every row: by how many percentage points of weight the finest scale prefers the smaller half of the objects, and the
+        coarsest the larger half. The spread is that over seeds or, with one seed, the standard error over objects.
+
+    Paper: section 4: scale 1 attends to small objects, scale 0.5 to large ones.
+    """
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for curve in curves:
+        rows.setdefault(curve["row"], []).append(curve)
+    pairs = []
+    for row, found in rows.items():
+        scales = found[0]["scales"]
+        for scale, sign, halves in ((max(scales), -1, ("smaller", "larger")), (min(scales), 1, ("larger", "smaller"))):
+            seeds = [larger_objects(curve["bins"], scales.index(scale)) for curve in found]
+            known = [one._replace(mean=sign * one.mean) for one in seeds if one is not None]
+            difference = measure(one.mean for one in known) if len(known) > 1 else next(iter(known), None)
+            upper, lower = (f"{row}, scale {scale:g} on the {half} half of the objects" for half in halves)
+            pairs.append(Pair(upper, lower, None, difference))
+    return Claim("attention looks at small objects in the finest scale, at large ones in the coarsest", tuple(pairs))

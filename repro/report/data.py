@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from repro.protocol import Protocol
-from repro.records.claims import claims, known_spreads
+from repro.records.claims import Claim, claims, known_spreads, size_claim
 from repro.records.tables import metric_name
 from repro.records.verdict import IN_SPREAD, NOT_MEASURED, WITHIN, verdict
 from repro.report.cells import cell, layout
@@ -42,7 +42,25 @@ def printable(text: object) -> str:
     return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _table_claims(protocol: Protocol, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _claim(claim: Claim, table: str, kind: str) -> dict[str, Any]:
+    pairs = [
+        {
+            "upper": pair.upper,
+            "lower": pair.lower,
+            "printed": pair.printed,
+            "measured": pair.measured and pair.measured.mean,
+            "spread": pair.measured and pair.measured.spread,
+            "finding": pair.finding,
+        }
+        for pair in claim.pairs
+    ]
+    facts = {"verdict": claim.verdict, "evidence": claim.evidence, "pairs": pairs}
+    return {"text": claim.text, "table": table, "kind": kind} | facts
+
+
+def _table_claims(
+    protocol: Protocol, cells: list[dict[str, Any]], figures: dict[str, Any] | None
+) -> list[dict[str, Any]]:
     """Holds a table's cells against the paper's claims; cells of one set of overrides only, so that pairs differ in nothing else."""
     sets: dict[str, dict[str, list[float]]] = {}
     for each in cells:
@@ -50,31 +68,13 @@ def _table_claims(protocol: Protocol, cells: list[dict[str, Any]]) -> list[dict[
             key = json.dumps(each["overrides"], sort_keys=True)
             sets.setdefault(key, {})[each["row"]] = list(each["values"].values())
     chosen = max(sets, key=lambda key: (key == "{}", len(sets[key])), default="{}")
-    found = []
     known = known_spreads(protocol) if chosen == "{}" else {}
-    for claim in claims(protocol, sets.get(chosen, {}), known):
-        pairs = [
-            {
-                "upper": pair.upper,
-                "lower": pair.lower,
-                "printed": pair.printed,
-                "measured": pair.measured and pair.measured.mean,
-                "spread": pair.measured and pair.measured.spread,
-                "finding": pair.finding,
-            }
-            for pair in claim.pairs
-        ]
-        kind = "synthetic" if protocol.synthetic else "overridden" if chosen != "{}" else "paper"
-        found.append(
-            {
-                "text": claim.text,
-                "table": protocol.name,
-                "kind": kind,
-                "verdict": claim.verdict,
-                "evidence": claim.evidence,
-                "pairs": pairs,
-            }
-        )
+    kind = "synthetic" if protocol.synthetic else "overridden" if chosen != "{}" else "paper"
+    found = [_claim(claim, protocol.name, kind) for claim in claims(protocol, sets.get(chosen, {}), known)]
+    if figures and figures["attention_by_size"] and not figures["stale"]:
+        plain = all(not each["overrides"] for each in cells)
+        kind = "synthetic" if protocol.synthetic else "paper" if plain else "overridden"
+        found.append(_claim(size_claim(figures["attention_by_size"]), protocol.name, kind))
     return found
 
 
@@ -151,6 +151,7 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
     groups = {row.id: collection.records.get((protocol.name, row.id), []) for row in protocol.rows}
     groups = {row_id: found for row_id, found in groups.items() if found}
     speeds = [speed(row_id, found) for row_id, found in groups.items()]
+    figures = _figures(protocol, collection, out)
     return {
         "name": protocol.name,
         "stands_for": stands_for,
@@ -173,14 +174,14 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
         "mean_absolute_difference": statistics.fmean(differences) if differences else None,
         "seeds": sorted({int(seed) for each in measured for seed in each["values"]}),
         "cells": cells,
-        "claims": _table_claims(protocol, cells),
+        "claims": _table_claims(protocol, cells, figures),
         "classes": classes(protocol, *shown, collection, typed) if shown else None,
         "confusion": confusion(protocol, shown[0], collection) if shown else None,
         "curves": {row_id: drawn for row_id, found in groups.items() if (drawn := curves(found))},
         "speed": speeds,
         "devices": list(dict.fromkeys(one["device"] for one in speeds)),
         "provenance": _provenance(protocol, collection, out),
-        "figures": _figures(protocol, collection, out),
+        "figures": figures,
     }
 
 

@@ -14,13 +14,13 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from repro.charts.bars import bench_bars, class_bars, confusion_map
+from repro.charts.bars import bench_bars, class_bars, confusion_map, table_marks
 from repro.charts.curves import attention_by_size, loss_curve
 from repro.charts.style import adaptive, plain, svg
 from repro.files import json_text, write_together
 from repro.report.data import printable
 from repro.report.pictures import read_picture
-from repro.report.words import FILTERS, GLYPHS, MARKS, by_row_lists, shown
+from repro.report.words import FILTERS, GLYPHS, MARKS, by_row_lists, heading, marks_alt, shown, single_picture, size_alt
 
 TEMPLATES = Path(__file__).parent / "templates"
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
@@ -57,8 +57,11 @@ def draw(data: dict[str, Any]) -> dict[tuple, str]:
     drawn: dict[tuple, Figure] = {}
     for table in data["tables"]:
         name = table["name"]
+        if table["counts"]["measured"] and table["layout"]["kind"] == "grid":
+            drawn[name, "marks"] = table_marks(table)
         if table["classes"]:
-            drawn[name, "classes"] = class_bars(table["classes"])
+            # Drawn data are others than the paper's: its values are no ticks beside theirs.
+            drawn[name, "classes"] = class_bars(table["classes"] | ({"printed": {}} if table["synthetic"] else {}))
             drawn[name, "confusion"] = confusion_map(table["confusion"])
         for row, curve in table["curves"].items():
             drawn[name, "loss", row] = loss_curve(row, curve)
@@ -89,6 +92,29 @@ def _photo(path: Path) -> dict[str, Any]:
     return {"src": src, "width": picture.width, "height": picture.height}
 
 
+def _of(table: dict[str, Any]) -> str:
+    return f"{heading(table)}{' (synthetic data)' if table['synthetic'] else ''}"
+
+
+def hero(data: dict[str, Any]) -> dict[str, Any]:
+    """Chooses what the first screen shows beside the claims: a grid of cells that was measured, a curve of attention, and the strip of one image; each of the paper's data where there is one.
+
+    Returns:
+        "drawn": for up to two charts a key of `draw`, "alt" and "caption"; "picture": a figure, or None.
+    """
+    tables = sorted(data["tables"], key=lambda table: table["synthetic"])
+    drawn = []
+    for table in [t for t in tables if t["counts"]["measured"] and t["layout"]["kind"] == "grid"][:1]:
+        drawn.append({"key": (table["name"], "marks"), "alt": marks_alt(table), "caption": f"{_of(table)}."})
+    for table in [t for t in tables if t["figures"] and t["figures"]["attention_by_size"]][:1]:
+        curves = dict(by_row_lists(table["figures"]["attention_by_size"]))
+        row = max(curves, key=lambda row: (row == "attention3-extra", len(curves[row][0]["scales"])))
+        caption = f"Attention weight against object size, {_of(table)}; hollow: few objects."
+        drawn.append({"key": (table["name"], "size", row), "alt": size_alt(curves[row], row), "caption": caption})
+    pictures = (single_picture(table["figures"]) for table in tables if table["figures"])
+    return {"drawn": drawn, "picture": next(filter(None, pictures), None)}
+
+
 def _context(data: dict[str, Any], runs: list[Path]) -> dict[str, Any]:
     hrefs = {
         f"{table['name']}/{one['row']}/{one['seed']}": one["href"]
@@ -96,10 +122,16 @@ def _context(data: dict[str, Any], runs: list[Path]) -> dict[str, Any]:
         for one in table["provenance"]["records"]
     }
     measured = [table for table in data["tables"] if table["speed"]]
+    sections = {"details": "Classes, training and speed"} if measured else {}
+    sections |= {"pictures": "Pictures", "provenance": "Provenance", "kernels": "Kernels"}
+    sections |= {"not-used": "Not used"} if data["not_used"] else {}
     return {
         "data": data,
         "hrefs": hrefs,
+        "hero": hero(data),
         "measured": measured,
+        "marked": any(cell["mark"] for table in data["tables"] for cell in table["cells"]),
+        "sections": list(sections.items()),
         "glyphs": GLYPHS,
         "marks": MARKS,
         "runs": ", ".join(map(printable, runs)),
@@ -121,17 +153,13 @@ def html(data: dict[str, Any], drawn: dict[tuple, str], runs: list[Path], out: P
         | _svg_size(drawing)
         for key, drawing in drawn.items()
     }
-    photos = {
-        figure["href"]: _photo(followed(figure["href"], out))
-        for table in data["tables"]
-        if table["figures"]
-        for figure in shown(table["figures"])
-    }
+    context = _context(data, runs)
+    figures = [figure for table in data["tables"] if table["figures"] for figure in shown(table["figures"])]
+    figures += [context["hero"]["picture"]] if context["hero"]["picture"] else []
+    photos = {href: _photo(followed(href, out)) for href in dict.fromkeys(figure["href"] for figure in figures)}
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     return shown_text(
-        environment.get_template("report.html.j2").render(
-            _context(data, runs), figures=embedded, photos=photos, style=style
-        )
+        environment.get_template("report.html.j2").render(context, figures=embedded, photos=photos, style=style)
     )
 
 

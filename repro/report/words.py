@@ -151,7 +151,7 @@ def curve_alt(curve: dict[str, Any], row: str) -> str:
 
 
 def by_row_lists(entries: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Groups the curves of attention by row."""
+    """Groups entries by row."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:
         rows.setdefault(entry["row"], []).append(entry)
@@ -159,9 +159,29 @@ def by_row_lists(entries: list[dict[str, Any]]) -> list[tuple[str, list[dict[str
 
 
 def shown(pictures: dict[str, Any]) -> list[dict[str, Any]]:
-    """Chooses the pictures of a page: of a row that has a gallery, that alone, for it holds the others."""
+    """Chooses the pictures of a page: of a row that has a gallery, that alone, for it holds the others; each file once."""
     galleries = {figure["row"] for figure in pictures["figures"] if figure["kind"] == "gallery"}
-    return [f for f in pictures["figures"] if f["kind"] == "gallery" or f["row"] not in galleries]
+    kept = [f for f in pictures["figures"] if f["kind"] == "gallery" or f["row"] not in galleries]
+    return list({figure["href"]: figure for figure in kept}.values())
+
+
+def by_picture_row(pictures: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Groups the pictures of a page by row."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for figure in shown(pictures):
+        rows.setdefault(figure["row"], []).append(figure)
+    return list(rows.items())
+
+
+def single_picture(pictures: dict[str, Any]) -> dict[str, Any] | None:
+    """Chooses the picture of the first screen: the first strip of one image; by the rule of repro.visualize that is one of its best row."""
+    return next((f for f in pictures["figures"] if f["kind"] == "qualitative"), None)
+
+
+def marks_alt(table: dict[str, Any]) -> str:
+    """Describes the marks of a grid of cells."""
+    values = (f"{cell['row']} {two(cell['mean'])}" for cell in table["cells"] if cell["mean"] is not None)
+    return f"{capital(table['metric'])} of every row of {table['name']}: {', '.join(values)}."
 
 
 def objects(entries: list[dict[str, Any]]) -> str:
@@ -237,6 +257,7 @@ FILTERS = {
         curve_alt,
         by_row_lists,
         shown,
+        by_picture_row,
         objects,
         size_alt,
         conditions,
@@ -248,4 +269,6 @@ FILTERS = {
 } | {
     "signed1": lambda value: signed(value, 1),
     "by_row": lambda cells: {cell["row"]: cell for cell in cells},
+    "dict": dict,
+    "commands_by_row": lambda cells: {cell["row"]: cell["command"] for cell in cells},
 }

@@ -36,6 +36,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, metavar="DIR", help="where the figures go (default DIR/TABLE/figures; a must with --images)"
     )
     add("--data-root", type=Path, metavar="DIR", help="the run's images, labels and lists; not for synthetic data")
+    add("--flat", action="store_true", help="weight maps on one scale from 0 to 1, not each on its own")
     add("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
     photos = parser.add_argument_group("photos and video frames")
     add = photos.add_argument
@@ -95,7 +96,7 @@ def make_drawer(options: argparse.Namespace) -> Drawer:
         raise ValueError(f"--max-side: must be at least 1 pixel; got {max_side}; leave it out for the row's test crop")
     identity = json.dumps([source, settings["model"], settings["transform"]["mean_bgr"], settings["test"]])
     note = UNSEEN if "synthetic" in settings else ""
-    return Drawer(network.to(device), settings, device, identity, max_side, note)
+    return Drawer(network.to(device), settings, device, identity, max_side, note, options.flat)
 
 
 def draw_photos(options: argparse.Namespace) -> int:
@@ -127,7 +128,12 @@ def draw_photos(options: argparse.Namespace) -> int:
         notes = [
             f"Row {options.row}: "
             + {
-                "attention": "labels, and the attention weight of every scale from 0 (dark) to 1 (bright).",
+                "attention": "labels, and the attention weight of every scale, "
+                + (
+                    "from 0 (dark) to 1 (bright)."
+                    if drawer.flat
+                    else "each map from its lowest (dark) to its highest (bright), which stand below it."
+                ),
                 "max": "labels, and for every scale, bright, where its score wins in the class that is seen.",
             }.get(merge, "labels."),
             *([drawer.note] if drawer.note else []),
@@ -162,7 +168,9 @@ def draw_run(options: argparse.Namespace) -> None:
     device = choose_device(options.device, "fp32")
     for table in tables if options.table is None else [options.table]:
         folder = None if options.out is None else options.out / table if len(tables) > 1 else options.out
-        index = figures_of_run(out, table, data_root=options.data_root, device=device, folder=folder, log=log)
+        index = figures_of_run(
+            out, table, data_root=options.data_root, device=device, folder=folder, flat=options.flat, log=log
+        )
         if index is not None:
             print(index)
 

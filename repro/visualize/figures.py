@@ -74,7 +74,7 @@ def _rival(runs: Sequence[Recorded], reference: Recorded) -> Recorded | None:
 
 
 def _draw_data_set(
-    runs: Sequence[Recorded], folder: Path, data_root: Path | None, device: torch.device, suffix: str
+    runs: Sequence[Recorded], folder: Path, data_root: Path | None, device: torch.device, suffix: str, flat: bool
 ) -> dict[str, Any]:
     """Draws the figures of all runs on one data set; returns what figures.json says of them."""
     reference = reference_run(runs)
@@ -101,7 +101,7 @@ def _draw_data_set(
     )
     seen = {one.key: _look_at(one, shown, device) for one in firsts}
     baseline = next((one for one in firsts if one.model["merge"] == "none"), None)
-    painter = Painter(folder, runs, choices)
+    painter = Painter(folder, runs, choices, flat)
     merged = [one for one in firsts if one.model["merge"] != "none"]
     before = seen[baseline.key] if baseline else None
     painter.overview(reference, seen[reference.key], before)
@@ -166,6 +166,7 @@ def figures_of_run(
     data_root: Path | None = None,
     device: torch.device | None = None,
     folder: Path | None = None,
+    flat: bool = False,
     log: Callable[[str], None] = print,
 ) -> Path | None:
     """Draws the figures of a table's recorded rows, unless they are there already.
@@ -176,6 +177,7 @@ def figures_of_run(
         data_root: Of the run; None for synthetic data.
         device: Where the networks run; None for the CPU.
         folder: Where the figures go; by default OUT/<table>/figures.
+        flat: Whether all weight maps have one scale from 0 to 1, in place of one each that shows how it varies.
         log: Says what was done and what was left out.
 
     Returns:
@@ -205,7 +207,7 @@ def figures_of_run(
     records = {one.key: one.sha256 for ours in groups.values() for one in ours}
     old = _read_index(index)
     old_files = [folder / name for name in old.get("files", [])]
-    same = (old.get("format"), old.get("drawing"), old.get("records")) == (FORMAT, DRAWING, records)
+    same = [old.get(key) for key in ("format", "drawing", "records", "flat")] == [FORMAT, DRAWING, records, flat]
     if same and all(path.is_file() for path in old_files):
         log(f"{table}: figures are up to date: {index}")
         return index
@@ -213,7 +215,7 @@ def figures_of_run(
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cpu") if device is None else device
     parts = [
-        _draw_data_set(ours, folder, data_root, device, f"-{number}" if number else "")
+        _draw_data_set(ours, folder, data_root, device, f"-{number}" if number else "", flat)
         for number, ours in enumerate(groups.values())
     ]
     used = [one for ours in groups.values() for one in ours]
@@ -222,6 +224,7 @@ def figures_of_run(
     document = {
         "format": FORMAT,
         "drawing": DRAWING,
+        "flat": flat,
         "table": table,
         "rule": " ".join(part["rule"] for part in parts),
         "figures": [figure for part in parts for figure in part["figures"]],

@@ -10,13 +10,13 @@ import numpy as np
 
 from repro.data.transforms import read_image_bgr
 from repro.visualize.choose import Choice, count, image_iou
-from repro.visualize.draw import Panel, Strip, class_colours, draw_strips, save_png
+from repro.visualize.draw import FLAT, Panel, Strip, class_colours, draw_strips, own_span, save_png
 from repro.visualize.network import SHARE, Seen
 from repro.visualize.runs import Recorded, joint_note
 
 
-def scale_panels(seen: Seen, run: Recorded) -> list[Panel]:
-    """Makes the weight map panels of a merged row; none where every scale has the same weight everywhere."""
+def scale_panels(seen: Seen, run: Recorded, flat: bool) -> list[Panel]:
+    """Makes the weight map panels of a merged row, each on its own span or (flat) from 0 to 1; none where every scale has the same weight everywhere."""
     if seen.maps is None:
         return []
     what = SHARE[run.model["merge"]]
@@ -24,7 +24,7 @@ def scale_panels(seen: Seen, run: Recorded) -> list[Panel]:
         f"scale {scale:g}\n{what} {share:.2f}"
         for scale, share in zip(run.model["scales"], seen.maps.mean((1, 2)), strict=True)
     ]
-    return [Panel(title, one) for title, one in zip(titles, seen.maps, strict=True)]
+    return [Panel(title, one, FLAT if flat else own_span(one)) for title, one in zip(titles, seen.maps, strict=True)]
 
 
 def _untitled(panels: Sequence[Panel | None], first: bool) -> list[Panel | None]:
@@ -43,13 +43,14 @@ class Painter:
         folder: Where the files go.
         runs: All on this data set.
         choices: The images.
+        flat: Whether all weight maps have one scale from 0 to 1, or each its own span.
 
     Attributes:
         figures: What was drawn.
     """
 
-    def __init__(self, folder: Path, runs: Sequence[Recorded], choices: Sequence[Choice]):
-        self.folder, self.choices = folder, choices
+    def __init__(self, folder: Path, runs: Sequence[Recorded], choices: Sequence[Choice], flat: bool):
+        self.folder, self.choices, self.flat = folder, choices, flat
         data = runs[0].record["settings"]["data"]
         self.class_names, self.ignore = data["class_names"], data["ignore_label"]
         self.colours = class_colours(len(self.class_names))
@@ -76,7 +77,7 @@ class Painter:
         if baseline is not None:
             panels.append(Panel(f"baseline\nIoU {_percent(self._iou(baseline))}", self.colours[baseline.prediction]))
         merged = Panel(f"{run.model['merge']}\nIoU {_percent(self._iou(seen))}", self.colours[seen.prediction])
-        return [*panels, merged, *scale_panels(seen, run)]
+        return [*panels, merged, *scale_panels(seen, run, self.flat)]
 
     def row(self, run: Recorded, seen: Sequence[Seen], baseline: Sequence[Seen] | None) -> None:
         """Draws a row's strip for every chosen image.
@@ -100,8 +101,8 @@ class Painter:
                 kind="qualitative",
                 row=row,
                 title=f"{row}, {choice.why}",
-                alt=f"{choice.item.name}: {order}; {_meaning(run)}{means}. Mean IoU {_percent(value)} percent.",
-                caption=f"{choice.item.name} ({choice.why}), from left: {order} (mean IoU {_percent(value)} %); {_meaning(run)}{means}.",
+                alt=f"{choice.item.name}: {order}; {self._meaning(run)}{means}. Mean IoU {_percent(value)} percent.",
+                caption=f"{choice.item.name} ({choice.why}), from left: {order} (mean IoU {_percent(value)} %); {self._meaning(run)}{means}.",
                 image=choice.item.name,
                 iou=value,
                 chosen=choice.why,
@@ -124,8 +125,8 @@ class Painter:
             kind="gallery",
             row=row,
             title=f"{row}: image, label, predictions and weight maps",
-            alt=f"{len(strips)} images, each with its label, predictions and {_meaning(run)}.",
-            caption=f"{row}, images chosen by rule and not by hand: image, label, predictions, and {_meaning(run)}.",
+            alt=f"{len(strips)} images, each with its label, predictions and {self._meaning(run)}.",
+            caption=f"{row}, images chosen by rule and not by hand: image, label, predictions, and {self._meaning(run)}.",
             **self._chosen(),
         )
 
@@ -142,20 +143,22 @@ class Painter:
         for i, choice in enumerate(self.choices):
             panels = [Panel("image", self.images[i])]
             for run, seen in runs:
-                panels += [p._replace(title=f"{run.record['row']}, {p.title}") for p in scale_panels(seen[i], run)]
+                panels += [
+                    p._replace(title=f"{run.record['row']}, {p.title}") for p in scale_panels(seen[i], run, self.flat)
+                ]
             strips.append(Strip(choice.why.replace(", ", ",\n"), _untitled(panels, i == 0)))
         names = " and ".join(run.record["row"] for run, _ in runs)
         self._add(
             name,
             strips,
             [],
-            "; ".join(f"{run.record['row']}: {_meaning(run)}" for run, _ in runs),
+            "; ".join(f"{run.record['row']}: {self._meaning(run)}" for run, _ in runs),
             kind="gallery",
             row=runs[-1][0].record["row"],
             title=f"Weight maps of {names}",
             alt=f"Weight maps of {names} for {len(self.choices)} images, a column per row and scale.",
             caption=f"Weight maps of {names} for the same images, a column per row and scale. "
-            + " ".join(f"{run.record['row']}: {_meaning(run)}." for run, _ in runs),
+            + " ".join(f"{run.record['row']}: {self._meaning(run)}." for run, _ in runs),
             **self._chosen(),
         )
 
@@ -167,12 +170,12 @@ class Painter:
             "chosen": "; ".join(choice.why for choice in self.choices),
         }
 
-
-def _meaning(run: Recorded) -> str:
-    """Says what a row's weight maps show."""
-    scales = ", ".join(f"{scale:g}" for scale in run.model["scales"])
-    if run.model["merge"] == "attention":
-        return f"the attention weights of scales {scales}, from 0 to 1"
-    if run.model["merge"] == "max":
-        return f"for each of scales {scales}, bright where its score wins in the predicted class"
-    return f"no weight maps, for scales {scales} weigh the same everywhere"
+    def _meaning(self, run: Recorded) -> str:
+        """Says what a row's weight maps show."""
+        scales = ", ".join(f"{scale:g}" for scale in run.model["scales"])
+        if run.model["merge"] == "attention":
+            ends = "from 0 to 1" if self.flat else "each from its lowest to its highest, which stand below it"
+            return f"the attention weights of scales {scales}, {ends}"
+        if run.model["merge"] == "max":
+            return f"for each of scales {scales}, bright where its score wins in the predicted class"
+        return f"no weight maps, for scales {scales} weigh the same everywhere"

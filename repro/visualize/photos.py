@@ -18,10 +18,10 @@ from repro.data.pictures import SUFFIXES, decode, open_picture
 from repro.device import Compute
 from repro.files import MAX_NAME_BYTES
 from repro.models import OUTPUT_STRIDE, MultiScale
-from repro.visualize.draw import Panel, Strip, class_colours, draw_strips, overlay, save_png
+from repro.visualize.draw import FLAT, Panel, Strip, class_colours, draw_strips, overlay, own_span, save_png
 from repro.visualize.network import SHARE, look
 
-DRAWING = 1  # goes up with every change of what is drawn: pictures of another version are drawn anew
+DRAWING = 2  # goes up with every change of what is drawn: pictures of another version are drawn anew
 _PANEL = 300  # pixels
 
 
@@ -35,6 +35,7 @@ class Drawer(NamedTuple):
         identity: Names the network's weights.
         max_side: Larger photos are shrunk until their longer side has so many pixels.
         note: What every picture must say, or "".
+        flat: Whether all weight maps have one scale from 0 to 1, in place of one each that shows how it varies.
     """
 
     network: MultiScale
@@ -43,6 +44,7 @@ class Drawer(NamedTuple):
     identity: str
     max_side: int
     note: str
+    flat: bool = False
 
 
 class Drawn(NamedTuple):
@@ -163,7 +165,7 @@ def draw_photo(drawer: Drawer, photo: Path, out: Path) -> tuple[Drawn, bool]:
     except OSError as error:
         raise ValueError(f"{photo}: must be an image; got {error.strerror}; replace or remove the file") from error
     key = hashlib.sha256(
-        json.dumps([DRAWING, drawer.identity, drawer.max_side, drawer.note, digest]).encode()
+        json.dumps([DRAWING, drawer.identity, drawer.max_side, drawer.note, drawer.flat, digest]).encode()
     ).hexdigest()
     description = _description(target)
     if description.get("key") == key:
@@ -187,7 +189,8 @@ def draw_photo(drawer: Drawer, photo: Path, out: Path) -> tuple[Drawn, bool]:
             f"scale {scale:g}, {SHARE[drawer.network.merge]} {mean:.2f}"
             for scale, mean in zip(scales, means, strict=True)
         ]
-        panels += [Panel(title, one) for title, one in zip(titles, ours, strict=True)]
+        spans = [FLAT if drawer.flat else own_span(one) for one in ours]
+        panels += [Panel(*panel) for panel in zip(titles, ours, spans, strict=True)]
     share = np.bincount(label.ravel(), minlength=len(names)) / label.size
     shown = [c for c in np.argsort(-share, kind="stable").tolist() if share[c] and c]
     legend = [(f"{names[c]}", class_colours(len(names))[c]) for c in shown]
