@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from tiny import main, run_command, write_data, write_protocol
 
-from repro.data.synthetic import dataset as synthetic
+from repro.data.synthetic import cache as synthetic
 from repro.models import build
 from repro.models.weights import save_caffemodel
 from repro.ops import backend
