@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from repro.data.pool import interruptible
 from repro.device import Compute, choose_device, planned_device
 from repro.files import write_text
 from repro.protocol import load_protocol
@@ -156,7 +157,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable(options.out)
     for line in idle_lines(plan):
         log(line)
-    sources = Sources(given, plan, jobs, options)
+    with interruptible():  # nothing is trained yet, so nothing is lost
+        sources = Sources(given, plan, jobs, options)
     found, waiting = train_all(plan, jobs, sources, options)
     draw_figures(plan, arguments, options)
     for protocol in plan.tables:
