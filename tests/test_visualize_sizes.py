@@ -1,11 +1,10 @@
-"""Attention against object size: objects, their sizes and weights, bins, and the drawn curve, on made-up labels."""
+"""Attention against object size: objects, their sizes and weights, and bins, on made-up labels."""
 
 import math
 
 import numpy as np
 import pytest
 
-from repro.visualize.curve import draw_curves, save_curves
 from repro.visualize.sizes import SizedObject, components, size_bins, sized_objects
 
 
@@ -59,33 +58,3 @@ def test_bins_are_half_octaves_with_mean_and_deviation():
 def test_an_area_on_an_edge_opens_its_bin(area):
     (only,) = size_bins([SizedObject(math.sqrt(area), np.ones(2))])
     assert only["size_min"] == pytest.approx(math.sqrt(area))
-
-
-def entry(row, seed, first):
-    bins = [
-        {"size_min": 2.0**k, "size_max": 2.0 ** (k + 1), "n_objects": 3, "mean_weight": [m, 1 - m], "std": [0.1, 0.2]}
-        for k, m in enumerate((first, 0.5, 0.25))
-    ]
-    return {"row": row, "seed": seed, "scales": [1, 0.5], "bins": bins}
-
-
-def test_the_curve_shows_its_numbers(tmp_path):
-    entries = [entry("attention2", 1, 0.75), entry("extra", 1, 0.6), entry("extra", 2, 0.65)]
-    figure = draw_curves(entries, "Title", "subtitle")
-    first, second = figure.axes[:2]
-    assert [axes.get_title() for axes in (first, second)] == ["attention2", "extra, 2 seeds"]
-    lines = [line for line in first.get_lines() if str(line.get_label()).startswith("scale")]
-    assert [line.get_label() for line in lines] == ["scale 1", "scale 0.5"]
-    assert lines[0].get_ydata().tolist() == [0.75, 0.5, 0.25]
-    assert lines[1].get_ydata().tolist() == [0.25, 0.5, 0.75]
-    assert [text.get_text() for text in first.texts] == ["3", "3", "3", "n"]
-    assert len(second.get_lines()) == 4  # a line per seed and scale, without counts
-    assert [text.get_text() for text in second.get_legend().get_texts()] == ["scale 1", "scale 0.5"]
-    for kind in ("svg", "png"):
-        for name in "ab":
-            save_curves(draw_curves(entries, "Title", "subtitle"), tmp_path / f"{name}.{kind}")
-        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
-
-
-def test_a_curve_without_objects_is_drawn():
-    assert draw_curves([{"row": "a", "seed": 1, "scales": [1, 0.5], "bins": []}], "t", "").axes[0].get_title() == "a"
