@@ -173,3 +173,31 @@ def test_no_number_of_the_class_bars_lies_on_a_bar_or_a_tick():
     left = [axes.transData.inverted().transform(text.get_window_extent())[0, 0] for text in axes.texts]
     assert len(left) == 3
     assert min(left) > 100  # percent, where no bar and no tick can lie
+
+
+def size_entry(row, seed, first):
+    """Makes a curve of three bins, the last one of few objects."""
+    bins = [
+        {"size_min": 2.0**k, "size_max": 2.0 ** (k + 1), "n_objects": n, "mean_weight": [m, 1 - m], "std": [0.1, 0.2]}
+        for k, (m, n) in enumerate(((first, 30), (0.5, 20), (0.25, 3)))
+    ]
+    return {"row": row, "seed": seed, "scales": [1, 0.5], "bins": bins}
+
+
+def test_the_curve_of_attention_shows_its_numbers():
+    entries = [size_entry("attention2", 1, 0.75), size_entry("extra", 1, 0.6), size_entry("extra", 2, 0.7)]
+    first, second = attention_by_size(entries).axes[:2]
+    assert [axes.get_title(loc="left") for axes in (first, second)] == ["attention2", "extra, 2 seeds"]
+    fine, hollow, filled, coarse, *_ = first.get_lines()
+    assert fine.get_ydata() == pytest.approx([0.75, 0.5, 0.25])
+    assert (hollow.get_ydata(), filled.get_ydata()) == (pytest.approx([0.25]), pytest.approx([0.75, 0.5]))
+    assert (hollow.get_markerfacecolor(), filled.get_label()) == ("none", "scale 1")
+    assert coarse.get_ydata() == pytest.approx([0.25, 0.5, 0.75])
+    assert second.get_lines()[0].get_ydata() == pytest.approx([0.65, 0.5, 0.25])
+    bars = [segment[:, 1].tolist() for segment in first.collections[0].get_segments()]
+    assert bars == [pytest.approx([m - 0.1, m + 0.1]) for m in (0.75, 0.5, 0.25)]
+
+
+def test_a_curve_without_objects_is_drawn():
+    figure = attention_by_size([{"row": "a", "seed": 1, "scales": [1, 0.5], "bins": []}])
+    assert "a" in texts(figure)

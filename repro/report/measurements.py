@@ -10,6 +10,7 @@ from typing import Any
 from repro.documents import is_number
 from repro.protocol import Protocol, Row
 from repro.records.store import class_names
+from repro.records.verdict import measure
 from repro.report.collect import Collection, Found
 from repro.solver.lr_policy import learning_rate
 
@@ -51,13 +52,13 @@ def classes(protocol: Protocol, row: Row, base: Row | None, collection: Collecti
         if each is None or class_names(collection.records[protocol.name, each.id][0].record) != names:
             continue
         found = [one.record["per_class"] for one in collection.records[protocol.name, each.id]]
-        columns = [[float(record[name]) for record in found] for name in names]
+        columns = [measure(record[name] for record in found) for name in names]
         series.append(
             {
                 "row": each.id,
                 "seeds": len(found),
-                "mean": [statistics.fmean(column) for column in columns],
-                "spread": [statistics.stdev(column) if len(column) > 1 else None for column in columns],
+                "mean": [column.mean for column in columns],
+                "spread": [column.spread for column in columns],
             }
         )
     printed = {

@@ -17,6 +17,7 @@ FORMAT = 1
 MOST_FIGURES = 1000  # of a table
 MOST_SIDE, MOST_PIXELS = 16383, 1 << 25  # of a picture: a WebP's longest side, and a hundred megabytes decoded
 MOST_SCALES, MOST_BINS = 8, 64
+ROUNDING = 1e-5  # of a mean weight
 TEXTS = ("kind", "row", "title", "alt", "caption", "image", "chosen")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
@@ -88,7 +89,9 @@ def _is_bin(one: Any, scales: int) -> bool:
         return False
     weights = [one.get("mean_weight"), one.get("std")]
     return count == 0 or all(
-        isinstance(values, list) and len(values) == scales and all(is_number(v) and 0 <= v <= 1 for v in values)
+        isinstance(values, list)
+        and len(values) == scales
+        and all(is_number(v) and -ROUNDING <= v <= 1 + ROUNDING for v in values)
         for values in weights
     )
 
