@@ -83,13 +83,13 @@ common = {"include_dirs": [str(ROOT / "csrc")]}
 if with_cuda():
     extension = CUDAExtension(
         "repro._C",
-        sources("csrc/*.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu"),
+        sources("csrc/*.cpp", "csrc/torch/*.cpp", "csrc/cpu/*.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu"),
         extra_compile_args={"cxx": CXX_FLAGS, "nvcc": ["-O3", "-std=c++20", "-fmad=false"]},
         **common,
     )
 else:
     extension = CppExtension(
-        "repro._C", sources("csrc/*.cpp", "csrc/cpu/*.cpp"), extra_compile_args=CXX_FLAGS, **common
+        "repro._C", sources("csrc/*.cpp", "csrc/torch/*.cpp", "csrc/cpu/*.cpp"), extra_compile_args=CXX_FLAGS, **common
     )
 
 

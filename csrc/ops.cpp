@@ -1,4 +1,5 @@
-// The operators' schemas. Their implementations are in cpu/ and cuda/, fake kernels and autograd in repro/ops/.
+// The operators' schemas. Their implementations are registered in cpu/ and cuda/, their derivatives in torch/, their
+// fake kernels in repro/ops/.
 #include <Python.h>
 #include <torch/library.h>
 

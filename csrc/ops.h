@@ -5,6 +5,17 @@
 // T is float, double, bfloat16 or float16; sums are taken in acc_t<T> (float32 for 16-bit storage) and rounded once.
 // All kernels are deterministic: every element is written by one thread, in one order of summation, whatever the number
 // of threads. "Interp" is the sampling rule of shared/interp_geometry.h.
+//
+// NaN and infinity, the same on both devices and in repro/ops/reference.py:
+//   Interp        copies along an axis that keeps its length; else both pixels count, also with weight 0 (0 * inf is
+//                 NaN). Its adjoint leaves out weights of 0.
+//   softmax       NaN or inf among the values makes all results NaN, -inf its own result 0, -inf everywhere NaN
+//   attention,
+//   average       as the sums go: 0 * inf and inf - inf are NaN
+//   max           compares as Caffe: map 0 stays where it is greater than map 1, a later map enters where it is
+//                 greater; so NaN in map 1 is taken, NaN in map 0 gives way to map 1, NaN in a later map to the others
+//   predict       NaN is no best score; the label is 0 where no class is greater than -inf
+//   loss          NaN where a position that counts has NaN probabilities. An ignored position counts for nothing.
 #pragma once
 
 #include "shared/interp_geometry.h"

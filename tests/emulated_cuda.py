@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
 TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 MODES = ["attention", "average", "max"]
 FLAGS = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off", "-fsanitize=undefined", "-fno-sanitize-recover"]  # fmt: skip
+
+
+@functools.cache
+def emulated_kernels() -> Emulated:
+    """The kernels of the .cu files in a host library, compiled once for all tests; only the launching is replaced."""
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("needs a C++ compiler on PATH")
+    with tempfile.TemporaryDirectory() as folder:  # a loaded library needs its file no longer
+        return build(compiler, Path(folder))
 
 
 def build(compiler: str, folder: Path) -> Emulated:

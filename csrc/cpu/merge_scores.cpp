@@ -60,7 +60,7 @@ REPRO_CLONES void merge_rows(Merge mode, const Maps<const T>& scores, const std:
           get(best, row[0] + e);
           for (int s = 1; s < count; ++s) {
             get(lanes, row[s] + e);
-            best = s == 1 ? (lanes >= best ? lanes : best) : (lanes > best ? lanes : best);  // as takes_over
+            best = s == 1 ? (best > lanes ? best : lanes) : (lanes > best ? lanes : best);  // as takes_over
           }
           put(to + e, best);
         });

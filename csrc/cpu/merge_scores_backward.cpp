@@ -106,9 +106,16 @@ REPRO_CLONES void winner_rows(const Backward<T>& b, int64_t begin, int64_t end) 
       get(best, row[0] + e);
       for (int s = 1; s < S; ++s) {
         get(lanes, row[s] + e);
-        const auto taken = s == 1 ? lanes >= best : lanes > best;  // as takes_over
-        best = taken ? lanes : best;
-        from = taken ? Index<decltype(lanes)>{} + s : from;
+        const Index<decltype(lanes)> other = Index<decltype(lanes)>{} + s;
+        if (s == 1) {  // as takes_over
+          const auto kept = best > lanes;
+          best = kept ? best : lanes;
+          from = kept ? from : other;
+        } else {
+          const auto taken = lanes > best;
+          best = taken ? lanes : best;
+          from = taken ? other : from;
+        }
       }
       memcpy(winner.data() + e, &from, sizeof from);
     });
@@ -159,7 +166,7 @@ REPRO_CLONES void score_rows(const Backward<T>& b, int s, int64_t n, int64_t beg
                              const acc_t<T>* share) {
   const Size in = b.readers[s].in;
   T* const image = b.dscores.data[s] + n * in.H * in.W * b.C;
-  if (in.H == b.out.H && in.W == b.out.W) {
+  if (in == b.out) {
     for (int64_t i = begin; i < end; ++i) share_row(b, s, n * in.H + i, image + i * in.W * b.C);
     return;
   }
@@ -187,7 +194,7 @@ void merge_scores_backward(Cpu, Merge mode, const T* dmerged, const T* dweights,
     if (mode == Merge::max) winner_rows(b, begin, end);
   };
   const int64_t elements = out.W * C;
-  const auto resized = [&](int s) { return scores.size[s].H != out.H || scores.size[s].W != out.W; };
+  const auto resized = [&](int s) { return scores.size[s] != out; };
   if (N >= at::get_num_threads()) {
     at::parallel_for(0, N, 1, [&](int64_t begin, int64_t end) {
       std::vector<Acc> share(out.H * elements + kLanes);

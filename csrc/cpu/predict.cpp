@@ -3,6 +3,8 @@
 // class in registers. Bytes: the map once, the labels once; the enlarged scores exist nowhere.
 #include <ATen/Parallel.h>
 
+#include <limits>
+
 #include "rows.h"
 
 namespace repro {
@@ -18,9 +20,10 @@ struct Columns {
   std::vector<Acc> w_lo;
   std::vector<Acc> w_hi;
   int64_t padded;  // pixels in a plane's row: whole blocks, and a vector more
+  bool copied;
 
   Columns(const Axis& axis, int64_t width)
-      : begin(axis.n_in + 1), padded((width + kBlock - 1) / kBlock * kBlock + kLanes) {
+      : begin(axis.n_in + 1), padded((width + kBlock - 1) / kBlock * kBlock + kLanes), copied(axis.n_in == axis.n_out) {
     for (int64_t j = 0; j <= axis.n_in; ++j) begin[j] = std::min(axis.first_output(j), width);
     w_lo.resize(padded);
     w_hi.resize(padded);
@@ -32,7 +35,7 @@ struct Columns {
   }
 };
 
-// One row of the map, resampled in columns, as C planes.
+// One row of the map, resampled in columns, as C planes. On a copied axis the pixel of weight 0 is taken to be 0.
 template <class T>
 REPRO_INLINE void fill_planes(const T* from, int64_t W, int64_t C, const Columns<acc_t<T>>& columns, acc_t<T>* planes) {
   using Acc = acc_t<T>;
@@ -40,7 +43,7 @@ REPRO_INLINE void fill_planes(const T* from, int64_t W, int64_t C, const Columns
     Acc* const plane = planes + c * columns.padded;
     for (int64_t j = 0; j < W; ++j) {
       const Acc left = load(from[j * C + c]);
-      const Acc right = load(from[std::min(j + 1, W - 1) * C + c]);
+      const Acc right = columns.copied ? Acc(0) : load(from[std::min(j + 1, W - 1) * C + c]);
       for (int64_t p = columns.begin[j]; p < columns.begin[j + 1]; p += kLanes) {  // may run over, written after
         Lanes<Acc> lo, hi;
         get(lo, columns.w_lo.data() + p);
@@ -57,6 +60,9 @@ REPRO_CLONES void predict_rows(const T* x, const Axis& rows, const Columns<acc_t
                                Size crop, int64_t begin, int64_t end, L* labels, acc_t<T>* probability) {
   using Acc = acc_t<T>;
   constexpr int kVectors = kBlock / kLanes;
+  const Lanes<Acc> lowest = Lanes<Acc>{} - std::numeric_limits<Acc>::infinity();
+  const bool copied = rows.n_in == rows.n_out;
+  const std::vector<Acc> zeros(copied ? C * columns.padded : 0);
   std::vector<Acc> planes[2];
   for (auto& plane : planes) plane.resize(C * columns.padded);
   int64_t held[2] = {-1, -1};
@@ -73,7 +79,7 @@ REPRO_CLONES void predict_rows(const T* x, const Axis& rows, const Columns<acc_t
     const int64_t together =
         std::min({end, (n + 1) * crop.H, n * crop.H + std::max(rows.first_output(lo + 1), r % crop.H + 1)});
     const Acc* const top = planes_of(n * rows.n_in + lo);
-    const Acc* const bottom = planes_of(n * rows.n_in + std::min(lo + 1, rows.n_in - 1));
+    const Acc* const bottom = copied ? zeros.data() : planes_of(n * rows.n_in + std::min(lo + 1, rows.n_in - 1));
     for (int64_t x0 = 0; x0 < crop.W; x0 += kBlock)
       for (int64_t row = r; row < together; ++row) {
         const Tap<Acc> ty = rows.tap<Acc>(row % crop.H);
@@ -85,7 +91,10 @@ REPRO_CLONES void predict_rows(const T* x, const Axis& rows, const Columns<acc_t
         };
         Lanes<Acc> best[kVectors];
         Index<Lanes<Acc>> label[kVectors] = {};
-        for (int v = 0; v < kVectors; ++v) score(0, v, best[v]);
+        for (int v = 0; v < kVectors; ++v) {
+          score(0, v, best[v]);
+          best[v] = best[v] > lowest ? best[v] : lowest;  // NaN is no best score
+        }
         for (int64_t c = 1; c < C; ++c)
           for (int v = 0; v < kVectors; ++v) {
             Lanes<Acc> value;

@@ -1,6 +1,6 @@
 // The adjoint of Interp as a gather: a block owns kThreads elements of one input row, a thread one of them. Which
 // outputs read which input, and the weights, are found once per block into shared memory. The sum runs over output rows
-// and columns in Caffe's order; no atomics.
+// and columns in Caffe's order, without those of weight 0; no atomics.
 #pragma once
 
 #include "tile.cuh"
@@ -66,12 +66,14 @@ __device__ void gather(const Axis& rows, const Axis& columns, int64_t C, const T
       if (thread < o_end - o0) row_weights[thread] = weights_of<Acc>(rows, o0 + thread);
       __syncthreads();
       if (!inside) continue;
-      const int begin = static_cast<int>((mine[0] > p0 ? mine[0] : p0) - p0);
+      int begin = static_cast<int>((mine[0] > p0 ? mine[0] : p0) - p0);
       const int middle = static_cast<int>((mine[1] > p0 ? (mine[1] < p_end ? mine[1] : p_end) : p0) - p0);
       const int end = static_cast<int>((mine[2] < p_end ? mine[2] : p_end) - p0);
+      while (begin < middle && column_weights[begin].upper == 0) ++begin;
       for (int64_t o = o0; o < o_end; ++o) {
         const Weights<Acc> of_row = row_weights[o - o0];
         const Acc w_row = o < first_row[1] ? of_row.upper : of_row.lower;
+        if (w_row == 0) continue;
         const int64_t position = image + o * columns.n_out + p0;
         for (int p = begin; p < middle; ++p) sum += term(w_row * column_weights[p].upper, position + p, c);
         for (int p = begin > middle ? begin : middle; p < end; ++p)

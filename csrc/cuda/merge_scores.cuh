@@ -13,7 +13,7 @@ __device__ void attention_weights(const T* logits, Size logits_size, Size out, i
                                   acc_t<T>* w) {
   using Acc = acc_t<T>;
   const T* image = logits + n * logits_size.H * logits_size.W * S;
-  if (logits_size.H == out.H && logits_size.W == out.W) {
+  if (logits_size == out) {
 #pragma unroll
     for (int s = 0; s < S; ++s) w[s] = load(image[(o * out.W + p) * S + s]);
   } else {

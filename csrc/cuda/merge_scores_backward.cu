@@ -60,9 +60,8 @@ __global__ void __launch_bounds__(kThreads)
         for (int s = 0; s < S; ++s) {
           const Size in = scores.size[s];
           const T* const image = scores.data[s] + tile.n * in.H * in.W * C;
-          const bool whole = in.H == out.H && in.W == out.W;
-          g[s] += gradient * (whole ? load(image[(tile.row * out.W + tile.element + q) * C + c])
-                                    : sample(image, in.W, C, row_tap[s], column_tap[q][s], c));
+          g[s] += gradient * (in == out ? load(image[(tile.row * out.W + tile.element + q) * C + c])
+                                        : sample(image, in.W, C, row_tap[s], column_tap[q][s], c));
         }
       }
     }

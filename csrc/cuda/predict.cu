@@ -32,13 +32,13 @@ __global__ void __launch_bounds__(kPixels)
 #pragma unroll
   for (int r = 0; r < kRows; ++r) steps[r] = shared_steps[r];
   const T* const image = x + tile.n * rows.n_in * stride;
-  const Column<T> first_class(image, columns, C, p, 0);
+  Column<T> column(image, columns, C, p, 0);
   Acc best[kRows];
   int label[kRows];
-  Column<T> column = first_class;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    best[r] = column.move(steps[r], stride);
+    const Acc value = column.move(steps[r], stride);
+    best[r] = value > -static_cast<Acc>(INFINITY) ? value : -static_cast<Acc>(INFINITY);  // NaN is no best score
     label[r] = 0;
   }
   const int classes = static_cast<int>(C);
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kPixels)
 
   if constexpr (kProbability) {
     Acc sum[kRows] = {};
-    column = first_class;
+    column.left -= classes - 1;
     for (int c = 0; c < classes; ++c, ++column.left)
 #pragma unroll
       for (int r = 0; r < kRows; ++r) sum[r] += exponential(column.move(steps[r], stride) - best[r]);

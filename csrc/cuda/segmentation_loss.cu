@@ -4,7 +4,7 @@
 // adds the rows. Sums of terms are float64, in an order that does not depend on timing. Bytes: the scores once, every
 // shrink-th label twice, the gradient once. Atomics on integers only.
 #include <algorithm>
-#include <cfloat>
+#include <cmath>
 
 #include "lanes.cuh"
 #include "launch.cuh"
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads)
   score.image = scores + n * in.H * in.W * C;
   score.W = in.W;
   score.C = C;
-  score.whole = in.H == grid.H && in.W == grid.W;
+  score.whole = in == grid;
   score.ty = Axis(in.H, grid.H).template tap<Acc>(o);
   const Lanes lanes(C);
   const auto scale = static_cast<Acc>(1 / normaliser(counts));
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t begin = inside ? lanes.lane : C;  // the group's first class, none beyond the row
     score.at = score.image + (o * in.W + p) * C;
     score.tx = columns.tap<Acc>(inside ? p : 0);
-    Acc highest = -static_cast<Acc>(FLT_MAX);
+    Acc highest = -static_cast<Acc>(INFINITY);
     for (int64_t c = begin; c < C; c += lanes.width) {
       const Acc value = score(c);
       highest = value > highest ? value : highest;

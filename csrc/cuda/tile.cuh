@@ -68,25 +68,24 @@ struct alignas(16) Step {
 template <class Acc>
 __device__ Step<Acc> step_to(const Axis& rows, int64_t o, bool begins, int64_t stride) {
   const Tap<Acc> tap = rows.tap<Acc>(o);
+  if (tap.hi < 0) return {tap.lo * stride, Acc(0), kLoadTop};
   const Tap<Acc> before = rows.tap<Acc>(begins ? o : o - 1);
-  const bool bottom_held = !begins && before.w_hi != 0;
-  int action = 0;
-  if (begins || before.lo != tap.lo) action |= bottom_held && before.hi == tap.lo ? kTopFromBottom : kLoadTop;
-  if (tap.w_hi != 0) action |= kBlend | (bottom_held && before.hi == tap.hi ? 0 : kLoadBottom);
+  int action = kBlend;
+  if (begins || before.lo != tap.lo) action |= !begins && before.hi == tap.lo ? kTopFromBottom : kLoadTop;
+  if (begins || before.hi != tap.hi) action |= kLoadBottom;
   if (tap.hi == tap.lo) action |= kClamped;
   return {tap.lo * stride, tap.w_hi, action};
 }
 
 // One channel of one column of Interp(map), read downwards: of the two input rows around an output row the thread keeps
-// the horizontal interpolations, so that an input is loaded once for all output rows beside it. Pixels of weight 0 are
-// not read: a map that has the output's size is copied, as by Caffe's caffe_cpu_interp2, whose order of summation is
-// kept.
+// the horizontal interpolations, so that an input is loaded once for all output rows beside it.
+// Caffe: caffe_cpu_interp2 sums in this order.
 template <class T>
 struct Column {
   using Acc = acc_t<T>;
 
   const T* left;  // row 0, the left pixel
-  int64_t right;  // elements from there to the right pixel
+  int64_t right;  // elements from there to the right pixel; negative where the axis is copied
   Acc w_hi;
   Acc top = 0;
   Acc bottom = 0;
@@ -95,13 +94,13 @@ struct Column {
   __device__ Column(const T* image, const Axis& columns, int64_t C, int64_t p, int64_t c) {
     const Tap<Acc> tap = columns.tap<Acc>(p);
     left = image + tap.lo * C + c;
-    right = (tap.hi - tap.lo) * C;
+    right = tap.hi < 0 ? -1 : (tap.hi - tap.lo) * C;
     w_hi = tap.w_hi;
   }
 
   __device__ Acc row(int64_t offset) const {
     const Acc at_left = load(left[offset]);
-    return w_hi == 0 ? at_left : (Acc(1) - w_hi) * at_left + w_hi * load(left[offset + right]);
+    return right < 0 ? at_left : (Acc(1) - w_hi) * at_left + w_hi * load(left[offset + right]);
   }
 
   // The value at the output row that `step` leads to.

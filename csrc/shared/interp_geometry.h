@@ -5,7 +5,9 @@
 //   lo = floor(source)      hi = min(lo + 1, n_in - 1)             w_hi = source - lo      w_lo = 1 - w_hi
 //
 // Caffe: src/caffe/util/interp.cpp, caffe_cpu_interp2. Ratio and source position are float32 there even in the float64
-// program, so they are here; only the two weights take the accumulator's type.
+// program, so they are here; only the two weights take the accumulator's type. Both pixels count, also with weight 0,
+// by which an infinity becomes NaN; but an axis that keeps its length is copied.
+// Deviates: Caffe copies where both axes keep theirs. It shows in NaN, infinity and the sign of 0.
 #pragma once
 
 #include <cstdint>
@@ -22,12 +24,14 @@ namespace repro {
 struct Size {
   int64_t H;
   int64_t W;
+
+  REPRO_HD bool operator==(const Size& other) const { return H == other.H && W == other.W; }
 };
 
 template <class Acc>
 struct Tap {
   int64_t lo;
-  int64_t hi;
+  int64_t hi;  // negative where the axis is copied
   Acc w_lo;
   Acc w_hi;
 };
@@ -49,6 +53,7 @@ struct Axis {
 
   template <class Acc>
   REPRO_HD Tap<Acc> tap(int64_t o) const {
+    if (n_in == n_out) return {o, -1, Acc(1), Acc(0)};
     const float source = static_cast<float>(o) * ratio;
     const int64_t i = lo(o);
     const Acc w_hi = static_cast<Acc>(source - static_cast<float>(i));

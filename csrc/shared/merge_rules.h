@@ -6,14 +6,19 @@
 
 namespace repro {
 
+// The sample of a row of C channels at the tap tx.
+template <class T, class Acc = acc_t<T>>
+REPRO_HD Acc sample_row(const T* row, int64_t C, const Tap<Acc>& tx) {
+  const Acc left = load(row[tx.lo * C]);
+  return tx.hi < 0 ? left : tx.w_lo * left + tx.w_hi * load(row[tx.hi * C]);
+}
+
 // The bilinear sample of channel c at the taps (ty, tx) of one image of a dense NHWC map.
 // Caffe: caffe_cpu_interp2 sums in this order.
 template <class T, class Acc = acc_t<T>>
 REPRO_HD Acc sample(const T* image, int64_t W, int64_t C, const Tap<Acc>& ty, const Tap<Acc>& tx, int64_t c) {
-  const T* top = image + ty.lo * W * C + c;
-  const T* bottom = image + ty.hi * W * C + c;
-  return ty.w_lo * (tx.w_lo * load(top[tx.lo * C]) + tx.w_hi * load(top[tx.hi * C])) +
-         ty.w_hi * (tx.w_lo * load(bottom[tx.lo * C]) + tx.w_hi * load(bottom[tx.hi * C]));
+  const Acc top = sample_row(image + ty.lo * W * C + c, C, tx);
+  return ty.hi < 0 ? top : ty.w_lo * top + ty.w_hi * sample_row(image + ty.hi * W * C + c, C, tx);
 }
 
 // Softmax over the S values of w, in place.
@@ -38,9 +43,11 @@ REPRO_HD Acc average_weight(int S) {
 }
 
 // Whether the value of map s takes the maximum over from the best of the maps before it.
+// Caffe: src/caffe/layers/eltwise_layer.cpp: map 0 stays where it is greater than map 1, a later map enters where it is
+// greater; NaN is neither.
 template <class Acc>
 REPRO_HD bool takes_over(int s, Acc value, Acc best) {
-  return s == 0 || (s == 1 ? value >= best : value > best);
+  return s == 0 || (s == 1 ? !(best > value) : value > best);
 }
 
 // The gradient with respect to logit s of one position: w_s * (g_s - sum_k w_k g_k).

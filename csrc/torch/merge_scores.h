@@ -96,7 +96,7 @@ std::tuple<std::vector<Tensor>, Tensor> merge_scores_backward_op(const Tensor& d
                           weights.mutable_data_ptr<Acc>(), winner.mutable_data_ptr<uint8_t>(),
                           out_maps<scalar_t>(dscores), out_pointer<scalar_t>(dlogits));
   });
-  if (inputs.attends() && (inputs.logits.size(2) != out.H || inputs.logits.size(3) != out.W))
+  if (inputs.attends() && size_of(inputs.logits) != out)
     dlogits = interp_backward_op<On>(dlogits, inputs.logits.sizes().slice(2));
   return {dscores, dlogits};
 }

@@ -44,8 +44,7 @@ std::tuple<Tensor, Tensor, Tensor> segmentation_loss_op(const Tensor& scores, co
                         gradient ? out_pointer<scalar_t>(dscores) : nullptr);
     });
   });
-  if (gradient && (scores.size(2) != grid.H || scores.size(3) != grid.W))
-    dscores = interp_backward_op<On>(dscores, scores.sizes().slice(2));
+  if (gradient && size_of(scores) != grid) dscores = interp_backward_op<On>(dscores, scores.sizes().slice(2));
   return {loss, dscores, counts[0]};
 }
 

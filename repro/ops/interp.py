@@ -22,6 +22,10 @@ def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
     Raises:
         ValueError: A dimension, dtype or size is wrong.
+        RuntimeError: It is differentiated forwards, or runs under vmap.
+
+    NaN and infinity reach every position that reads their pixel, be it with weight 0 (0 x infinity is NaN), but along an axis that keeps its length pixels
+    are copied. (Caffe copies where both axes keep theirs.) The derivative leaves out weights of 0.
 
     Caffe: src/caffe/util/interp.cpp, caffe_cpu_interp2; the source position is float32 in float64 programs too.
     """
@@ -36,18 +40,3 @@ if COMPILED:
     @torch.library.register_fake("repro::interp_backward")
     def _resized_like(x, size):
         return x.new_empty((x.shape[0], x.shape[1], *size)).contiguous(memory_format=torch.channels_last)
-
-    def _save_input_size(ctx, inputs, output):
-        ctx.size = inputs[0].shape[2:]
-
-    # Each is the other's adjoint, and linear: so each is also the other's backward.
-    torch.library.register_autograd(
-        "repro::interp",
-        lambda ctx, dy: (torch.ops.repro.interp_backward(dy, ctx.size), None),
-        setup_context=_save_input_size,
-    )
-    torch.library.register_autograd(
-        "repro::interp_backward",
-        lambda ctx, dx: (torch.ops.repro.interp(dx, ctx.size), None),
-        setup_context=_save_input_size,
-    )

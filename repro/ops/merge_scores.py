@@ -32,6 +32,10 @@ def merge_scores(
 
     Raises:
         ValueError: A shape, dtype, device, mode or size is wrong.
+        RuntimeError: It is differentiated twice or forwards, or runs under vmap.
+
+    NaN and infinity go through the sums of "attention" and "average" (0 x infinity is NaN; a logit that is NaN or infinity makes all weights of its position
+    NaN, minus infinity makes its own 0). "max" compares as Caffe does: NaN of map 1 is taken, NaN of map 0 or of a later map gives way.
 
     Paper: section 3, equations 1 and 2. Caffe: Interp, Softmax, Slice, SpatialProduct, Eltwise. Ties of "max": between maps 0 and 1 map 1 takes the gradient,
     a later map only where it is strictly greater.
@@ -63,24 +67,3 @@ if COMPILED:
         return dscores, _empty_map(dmerged, len(scores), logits.shape[2:]) if logits is not None else _empty_map(
             dmerged, 0, dmerged.shape[2:]
         )
-
-    def _setup_context(ctx, inputs, output):
-        scores, logits, ctx.mode, _, ctx.return_weights = inputs
-        ctx.save_for_backward(*scores, *([] if logits is None else [logits]))
-
-    def _backward(ctx, dmerged, dweights):
-        attends = ctx.mode == "attention"
-        maps = list(ctx.saved_tensors)
-        logits = maps.pop() if attends else None
-        dscores, dlogits = torch.ops.repro.merge_scores_backward(
-            dmerged, dweights if attends and ctx.return_weights else None, maps, logits, ctx.mode
-        )
-        return dscores, dlogits if attends else None, None, None, None
-
-    def _no_second_derivative(ctx, ddscores, ddlogits):
-        raise RuntimeError(
-            "merge_scores_backward: must not be differentiated; got a request for a second derivative; use repro.ops.reference.merge_scores"
-        )
-
-    torch.library.register_autograd("repro::merge_scores", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("repro::merge_scores_backward", _no_second_derivative)

@@ -34,6 +34,10 @@ def predict(
 
     Raises:
         ValueError: A shape, dtype, device, mode, size or crop is wrong.
+        RuntimeError: It runs under vmap.
+
+    A score that is NaN is no best one: the label is the best of the others, and 0 where none is greater than minus infinity. The probability is NaN
+    where a class's score is NaN or infinity, or every class's minus infinity.
 
     Caffe: fc8_fusion, Interp with zoom_factor 8, Softmax, ArgMax.
     """

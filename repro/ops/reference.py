@@ -26,17 +26,23 @@ def _taps(n_in: int, n_out: int, like: torch.Tensor) -> tuple[torch.Tensor, torc
     return lo, (lo + 1).clamp(max=n_in - 1), (source - lo).to(like.dtype)
 
 
+def _resampled(x: torch.Tensor, n_out: int, dim: int) -> torch.Tensor:
+    """Resamples one axis; copies it where it keeps its length."""
+    if x.shape[dim] == n_out:
+        return x
+    lo, hi, w_hi = _taps(x.shape[dim], n_out, x)
+    w_hi = w_hi.reshape(-1, *[1] * (x.dim() - 1 - dim))
+    upper = x.index_select(dim, hi)
+    # From a weight of 0 no gradient comes back: one that is no number would still count.
+    upper = torch.where(w_hi == 0, upper.detach(), upper)
+    return (1 - w_hi) * x.index_select(dim, lo) + w_hi * upper
+
+
 def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """See repro.ops.interp."""
-    dtype = x.dtype
-    x = x.float() if dtype in _STORAGE else x
-    y_lo, y_hi, wy = _taps(x.shape[2], size[0], x)
-    x_lo, x_hi, wx = _taps(x.shape[3], size[1], x)
-    top, bottom = x[:, :, y_lo], x[:, :, y_hi]
-    upper = (1 - wx) * top[..., x_lo] + wx * top[..., x_hi]
-    lower = (1 - wx) * bottom[..., x_lo] + wx * bottom[..., x_hi]
-    wy = wy[:, None]
-    return ((1 - wy) * upper + wy * lower).to(dtype).contiguous(memory_format=torch.channels_last)
+    wide = x.float() if x.dtype in _STORAGE else x
+    y = _resampled(_resampled(wide, size[1], 3), size[0], 2)
+    return y.to(x.dtype, memory_format=torch.channels_last, copy=True)
 
 
 def merge_scores(
@@ -62,7 +68,10 @@ def merge_scores(
     elif mode == "max":
         merged = maps[0]
         for s, score in enumerate(maps[1:], start=1):
-            merged = torch.where(score >= merged if s == 1 else score > merged, score, merged)
+            kept = (
+                merged > score if s == 1 else ~(score > merged)
+            )  # Caffe: so NaN of map 1 is taken, of a later one not
+            merged = torch.where(kept, merged, score)
     else:
         raise ValueError(
             f'merge_scores: mode must be "attention", "average" or "max"; got "{mode}"; choose one of the three'
@@ -89,9 +98,31 @@ def predict(
     large = interp(merged, merged.shape[2:] if size is None else size)
     if crop is not None:
         large = large[:, :, : crop[0], : crop[1]]
-    labels = large.argmax(dim=1)
+    labels = large.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).argmax(dim=1)  # NaN is no best score
     confidence = torch.softmax(large, dim=1).amax(dim=1) if probability else None
     return labels.to(torch.uint8 if large.shape[1] <= 256 else torch.int16), confidence
+
+
+class _Floored(torch.autograd.Function):
+    """-log p with p floored at FLT_MIN, whose derivative is that of -log p."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(terms):
+        return terms.clamp(max=_LARGEST_TERM)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return tangent.clone()
 
 
 def segmentation_loss(scores: torch.Tensor, labels: torch.Tensor, shrink: int, ignore_label: int = 255) -> torch.Tensor:
@@ -105,11 +136,12 @@ def segmentation_loss(scores: torch.Tensor, labels: torch.Tensor, shrink: int, i
     labels = labels[:, ::shrink, ::shrink].long()
     if scores.shape[2:] != labels.shape[1:]:
         scores = interp(scores.float() if scores.dtype in _STORAGE else scores, labels.shape[1:])
+    ignored = labels == ignore_label
+    scores = scores.masked_fill(ignored[:, None], 0)  # so that no gradient comes back, whatever stands there
     terms = F.nll_loss(
         F.log_softmax(scores, dim=1, dtype=torch.float64), labels, ignore_index=ignore_label, reduction="none"
     )
-    terms = terms - (terms - terms.clamp(max=_LARGEST_TERM)).detach()
-    return terms.sum() / (labels != ignore_label).sum().clamp(min=1)
+    return _Floored.apply(terms).sum() / (~ignored).sum().clamp(min=1)
 
 
 def confusion_matrix(

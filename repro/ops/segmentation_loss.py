@@ -25,6 +25,10 @@ def segmentation_loss(scores: torch.Tensor, labels: torch.Tensor, shrink: int, i
     Raises:
         ValueError: A shape, dtype or device is wrong, shrink does not divide, or, on the CPU, a label is neither a class nor ignored. (On CUDA, where
             asking would wait for the device, the loss is NaN then.)
+        RuntimeError: It is differentiated twice or forwards, or runs under vmap.
+
+    The loss is NaN where, at a position that is not ignored, a score is NaN or infinity, or all are minus infinity; what stands at an ignored position
+    counts for nothing, in the gradient neither.
 
     Caffe: src/caffe/layers/softmax_loss_layer.cpp: the normaliser is max(1, valid positions); a probability is floored at FLT_MIN in the loss
         but not in the gradient (p - onehot) / normaliser. Labels are shrunk by Interp, which takes every shrink-th exactly where it divides.
@@ -33,21 +37,6 @@ def segmentation_loss(scores: torch.Tensor, labels: torch.Tensor, shrink: int, i
         return reference.segmentation_loss(scores, labels, shrink, ignore_label)
     gradient = scores.requires_grad and torch.is_grad_enabled()
     return torch.ops.repro.segmentation_loss(scores, labels, shrink, ignore_label, gradient)[0]
-
-
-class _Scaled(torch.autograd.Function):
-    """dscores * scale, as a function of the scores: so that a second derivative is an error and not a silent zero."""
-
-    @staticmethod
-    def forward(ctx, scores, dscores, scale):
-        wide = torch.float64 if dscores.dtype == torch.float64 else torch.float32
-        return (dscores.to(wide) * scale.to(wide)).to(dscores.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        raise RuntimeError(
-            "segmentation_loss: must be differentiated once; got a request for a second derivative; use repro.ops.reference.segmentation_loss"
-        )
 
 
 if COMPILED:
@@ -60,17 +49,3 @@ if COMPILED:
         dscores = scores.new_empty((n, scores.shape[1], *side)).contiguous(memory_format=torch.channels_last)
         loss = scores.new_empty((), dtype=torch.float64)
         return loss, dscores, scores.new_empty((), dtype=torch.int64)
-
-    def _setup_context(ctx, inputs, output):
-        _, dscores, valid = output
-        ctx.mark_non_differentiable(dscores, valid)
-        ctx.save_for_backward(inputs[0], dscores)
-
-    def _backward(ctx, dloss, ddscores, dvalid):
-        scores, dscores = ctx.saved_tensors
-        readable = dloss.device.type == "cpu" and type(dloss) is torch.Tensor  # a tracer's subclass holds no number
-        if readable and not torch.is_grad_enabled() and dloss.item() == 1:  # nothing to multiply
-            return dscores, None, None, None, None
-        return _Scaled.apply(scores, dscores, dloss), None, None, None, None
-
-    torch.library.register_autograd("repro::segmentation_loss", _backward, setup_context=_setup_context)

@@ -1,0 +1,265 @@
+"""NaN, infinity and numbers near the limits of float32: the kernels of both devices and the references do what csrc/ops.h promises, for every element type.
+
+Truth is the float64 reference of the same stored numbers, itself held to values by hand."""
+
+import math
+
+import pytest
+import torch
+from emulated_cuda import emulated_kernels
+
+from repro import ops
+from repro.ops import reference
+
+NAN, INF = math.nan, math.inf
+TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+DTYPES = pytest.mark.parametrize("dtype", TYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-9, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+# What stands in one pixel of one class: the rest are small numbers.
+BAD = {"nan": NAN, "inf": INF, "-inf": -INF, "large": 0.4, "-large": -0.4}  # the last two times the type's largest
+VALUES = pytest.mark.parametrize("bad", BAD)
+PLACES = pytest.mark.parametrize(
+    "place", [(0, 0, 0), (4, -1, -1), (slice(None), 1, 1)], ids=["first", "last", "every class"]
+)
+MODES = pytest.mark.parametrize("mode", ["attention", "average", "max"])
+CLASSES, SIZES = 5, [(5, 4), (3, 3), (5, 7), (2, 4)]  # the first is copied; of the last two one axis is
+
+
+def maps(channels, sizes, dtype):
+    return [torch.randn(1, channels, *size).to(dtype) for size in sizes]
+
+
+def spoilt(x, bad, place):
+    """The map with one value in one place."""
+    x = x.clone()
+    x[0][place] = BAD[bad] * (torch.finfo(x.dtype).max if "large" in bad else 1)
+    return x
+
+
+def assert_same(actual, truth, dtype, what):
+    """The same NaN, the same infinities, and finite numbers but for rounding to the dtype."""
+    actual, truth = actual.double(), truth.double()
+    assert torch.equal(actual.isnan(), truth.isnan()), f"{what}: NaN"
+    kept = ~truth.isnan()
+    actual, truth = actual[kept], truth[kept]
+    assert torch.equal(actual.isinf() * actual.sign(), truth.isinf() * truth.sign()), f"{what}: infinity"
+    finite = truth.isfinite()
+    error = (actual[finite] - truth[finite]).abs() / (1 + truth[finite].abs())
+    assert (error <= ROUNDING[dtype]).all(), f"{what}: {error.max():.1e}"
+
+
+def differentiate(results, leaves):
+    """Gradients of the sum of all results; zeros where there are none."""
+    ones = [torch.ones_like(result) for result in results]
+    found = torch.autograd.grad(results, leaves, ones, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
+
+
+def compare(run, inputs, dtype, emulate=None):
+    """Results and gradients of `run(implementation, leaves)`: of the kernel and of the reference in the dtype against the reference in float64."""
+    found = {}
+    for name, implementation, computed in (
+        ("truth", reference, torch.float64), ("kernel", ops, dtype), ("reference", reference, dtype),
+    ):  # fmt: skip
+        leaves = [x.to(computed, copy=True).requires_grad_() for x in inputs]
+        results = run(implementation, leaves)
+        found[name] = [*(result.detach() for result in results), *differentiate(results, leaves)]
+    if emulate is not None:
+        found["CUDA kernel"] = emulate()
+    for name in found:
+        for k, (actual, truth) in enumerate(zip(found[name], found["truth"], strict=True)):
+            assert_same(actual, truth, dtype, f"{name}, result {k}")
+
+
+@DTYPES
+@VALUES
+@PLACES
+@pytest.mark.parametrize("size", [(5, 4), (9, 7), (5, 7), (3, 4), (1, 1)], ids=str)
+def test_interp(bad, place, size, dtype):
+    x = spoilt(*maps(CLASSES, [(5, 4)], dtype), bad, place)
+
+    def on_cuda():
+        kernels = emulated_kernels()
+        y = kernels.interp(x, size)
+        return [y, kernels.interp_backward(torch.ones_like(y), x.shape[2:])]
+
+    compare(lambda implementation, leaves: [implementation.interp(leaves[0], size)], [x], dtype, on_cuda)
+
+
+@DTYPES
+@VALUES
+@PLACES
+@MODES
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_merge_scores(bad, place, mode, which, dtype):
+    scores = maps(CLASSES, SIZES, dtype)
+    scores[which] = spoilt(scores[which], bad, place)
+    logits = maps(len(SIZES), [(3, 3)], dtype) if mode == "attention" else []
+
+    def run(implementation, leaves):
+        results = implementation.merge_scores(leaves[:4], *leaves[4:], mode=mode)
+        return [result for result in results if result is not None]
+
+    def on_cuda():
+        kernels = emulated_kernels()
+        results = [r for r in kernels.merge_scores(scores, *(logits or [None]), mode, SIZES[0]) if r is not None]
+        ones = [torch.ones_like(r) for r in results]
+        dscores, dlogits = kernels.merge_scores_backward(
+            *ones, *[None] * (2 - len(ones)), scores, *(logits or [None]), mode
+        )
+        return [*results, *dscores, *([kernels.interp_backward(dlogits, (3, 3))] if logits else [])]
+
+    if "large" in bad and mode == "attention":  # its gradient is a difference of large numbers
+        with torch.no_grad():
+            truth = run(reference, [x.double() for x in (*scores, *logits)])
+            for implementation in (ops, reference):
+                for actual, expected in zip(run(implementation, [*scores, *logits]), truth, strict=True):
+                    assert_same(actual, expected, dtype, mode)
+        return
+    compare(run, [*scores, *logits], dtype, on_cuda)
+
+
+@DTYPES
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("place", [(0, 0, 0), (1, 1, 2), (slice(None), 2, 1)], ids=["first", "other", "every scale"])
+def test_merge_scores_where_a_logit_is_no_number(bad, place, dtype):
+    scores, logits = maps(CLASSES, SIZES, dtype), spoilt(*maps(len(SIZES), [(5, 4)], dtype), bad, place)
+
+    def on_cuda():
+        kernels = emulated_kernels()
+        results = kernels.merge_scores(scores, logits, "attention", SIZES[0])
+        dscores, dlogits = kernels.merge_scores_backward(*map(torch.ones_like, results), scores, logits, "attention")
+        return [*results, *dscores, dlogits]
+
+    compare(lambda module, leaves: module.merge_scores(leaves[:4], leaves[4]), [*scores, logits], dtype, on_cuda)
+
+
+@DTYPES
+@VALUES
+@PLACES
+@pytest.mark.parametrize("size", [(5, 4), (9, 7), (5, 7), (33, 4)], ids=str)
+def test_predict(bad, place, size, dtype):
+    x = spoilt(*maps(CLASSES, [(5, 4)], dtype), bad, place)
+    arguments = {"mode": "average", "size": size, "probability": True}
+    labels, probability = reference.predict([x.double()], **arguments)
+    found = {"kernel": ops.predict([x], **arguments), "reference": reference.predict([x], **arguments)}
+    found["CUDA kernel"] = emulated_kernels().predict(x, size, size, True)
+    for name, (actual, sureness) in found.items():
+        assert torch.equal(actual, labels), name
+        if "large" in bad:  # beside whose rounding the classes' differences are small
+            assert not sureness.isnan().any(), name
+        else:
+            assert_same(sureness, probability, torch.float32, name)
+
+
+@DTYPES
+@VALUES
+@PLACES
+@pytest.mark.parametrize("labelled", [0, 4, 255])
+@pytest.mark.parametrize(("shrink", "image"), [(1, (5, 4)), (2, (17, 13))])
+def test_segmentation_loss(bad, place, labelled, shrink, image, dtype):
+    x = spoilt(*maps(CLASSES, [(5, 4)], dtype), bad, place)
+    labels = torch.randint(0, CLASSES, (1, *image))
+    labels[:, : image[0] // 2] = labelled
+
+    def on_cuda():
+        kernels = emulated_kernels()
+        loss, _, dgrid = kernels.segmentation_loss(x, labels, shrink)
+        return [loss, dgrid if shrink == 1 else kernels.interp_backward(dgrid, x.shape[2:])]
+
+    compare(lambda module, leaves: [module.segmentation_loss(leaves[0], labels, shrink)], [x], dtype, on_cuda)
+
+
+MODULES = pytest.mark.parametrize("module", [ops, reference], ids=["kernel", "reference"])
+
+
+def assert_equal(actual, expected):
+    torch.testing.assert_close(
+        actual.flatten(), torch.tensor(expected, dtype=actual.dtype), rtol=1e-6, atol=0, equal_nan=True
+    )
+
+
+@MODULES
+def test_interp_by_hand(module):
+    row = torch.tensor([[[[0.0, INF, 2.0]]]])
+    assert_equal(module.interp(row, (1, 5)), [NAN, INF, INF, INF, 2])  # 1 * 0 + 0 * inf; 1 * inf + 0 * 2
+    assert_equal(module.interp(row, (1, 3)), [0, INF, 2])
+    assert_equal(module.interp(row, (2, 3)), [0, NAN, 2, 0, NAN, 2])  # rows: 1 * inf + 0 * inf
+    assert_equal(module.interp(torch.tensor([[[[0.0, NAN, 2.0]]]]), (1, 5)), [NAN, NAN, NAN, NAN, 2])
+
+
+@MODULES
+@pytest.mark.parametrize(
+    ("values", "merged", "winner"),
+    [
+        ([NAN, 1.0], 1, 1),
+        ([1.0, NAN], NAN, 1),
+        ([NAN, NAN], NAN, 1),
+        ([1.0, 2.0, NAN], 2, 1),
+        ([3.0, 2.0, NAN, 4.0], 4, 3),
+        ([3.0, NAN, 4.0], NAN, 1),
+        ([-INF, -INF], -INF, 1),
+        ([INF, INF, INF], INF, 1),
+    ],
+    ids=str,
+)
+def test_the_maximum_by_hand(module, values, merged, winner):
+    """Caffe, src/caffe/layers/eltwise_layer.cpp, MAX: `if (a > b) a else b` for maps 0 and 1, then `if (b > top) b`."""
+    leaves = [torch.full((1, 1, 1, 1), value, requires_grad=True) for value in values]
+    result, _ = module.merge_scores(leaves, mode="max")
+    assert_equal(result, [merged])
+    taken = torch.autograd.grad(result.sum(), leaves, allow_unused=True)
+    assert [int(g is not None and g.item() == 1) for g in taken] == [int(s == winner) for s in range(len(values))]
+
+
+@MODULES
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [
+        ([NAN, 1.0, 2.0], 2),
+        ([1.0, NAN, 0.0], 0),
+        ([NAN, NAN], 0),
+        ([NAN, -INF], 0),
+        ([-INF, NAN, -5.0], 2),
+        ([1.0, INF], 1),
+    ],
+    ids=str,
+)
+def test_the_label_by_hand(module, values, label):
+    scores = torch.tensor(values).reshape(1, -1, 1, 1)
+    labels, probability = module.predict([scores], mode="average", probability=True)
+    assert labels.item() == label
+    assert probability.isnan().all()
+
+
+@MODULES
+@pytest.mark.parametrize(
+    ("values", "label", "loss", "gradient"),
+    [
+        ([0.0, 1e17], 0, 87.336544750553, [-1, 1]),
+        ([0.0, 1e17], 1, 0, [0, 0]),
+        ([-3e38, 3e38, 0.0], 0, 87.336544750553, [-1, 1, 0]),
+        ([0.0, -INF], 0, 0, [0, 0]),
+        ([0.0, -INF], 1, 87.336544750553, [1, -1]),
+        ([0.0, INF], 0, NAN, [NAN, NAN]),
+        ([0.0, INF], 1, NAN, [NAN, NAN]),
+        ([-INF, -INF], 1, NAN, [NAN, NAN]),
+        ([NAN, 0.0], 1, NAN, [NAN, NAN]),
+        ([NAN, INF], 255, 0, [0, 0]),
+    ],
+    ids=str,
+)
+def test_the_loss_by_hand(module, values, label, loss, gradient):
+    scores = torch.tensor(values).reshape(1, -1, 1, 1).requires_grad_()
+    result = module.segmentation_loss(scores, torch.full((1, 1, 1), label), 1)
+    assert_equal(result, [loss])
+    assert_equal(torch.autograd.grad(result, scores)[0], gradient)
+
+
+@MODULES
+@pytest.mark.parametrize("lowest", [-1e300, -1e39])
+def test_float64_scores_below_float32s_range(module, lowest):
+    scores = torch.full((1, 3, 1, 1), lowest, dtype=torch.float64)
+    labels = torch.zeros(1, 1, 1, dtype=torch.uint8)
+    assert module.segmentation_loss(scores, labels, 1).item() == pytest.approx(math.log(3))
+    assert emulated_kernels().segmentation_loss(scores, labels, 1)[0].item() == pytest.approx(math.log(3))
