@@ -1,5 +1,8 @@
-"""Timing: contestants take turns in one run, so that what disturbs the machine disturbs all alike; on the CPU each call right after one that is not timed,
-as in a loop of such calls, so that no contestant pays for the cache that another one filled."""
+"""Timing several contestants in one run.
+
+They take turns, so that what disturbs the machine disturbs all alike. On the CPU a contestant's call is timed right after another call of its own that is not timed: no contestant
+pays for a cache that another one filled.
+"""
 
 from __future__ import annotations
 

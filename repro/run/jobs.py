@@ -39,11 +39,14 @@ class Sources:
         check_weights(plan, jobs, self._prepared)
 
     def of(self, job: Job, found: Found) -> Inputs | None:
-        """Gives what a job reads; None where that was not prepared, or comes from a stage that is not recorded.
+        """Finds what a job reads.
 
         Args:
             job: The job.
             found: The records so far, by job.
+
+        Returns:
+            Its inputs; None where this machine did not prepare them, or where they come from a stage that has no record yet.
         """
         inputs = self._prepared.get(source_key(job.row))
         if inputs is None or stage_of(job.row) is None:
