@@ -27,10 +27,16 @@ SETTINGS = {
 
 
 def environment(name: str) -> dict[str, str]:
-    """Makes the environment of a setting. MKL_CBWR or OPENBLAS_CORETYPE, whichever names the other BLAS, has no effect."""
+    """Makes the environment of a setting. MKL_CBWR or OPENBLAS_CORETYPE, whichever names the other BLAS, has no effect; threads
+    beyond the cores shall not spin."""
     setting = dict(SETTINGS[name])
     threads = str(setting.pop("threads"))
-    return {"ATEN_CPU_CAPABILITY": name, "REPRO_TEST_THREADS": threads, "OMP_NUM_THREADS": threads} | setting
+    return {
+        "ATEN_CPU_CAPABILITY": name,
+        "REPRO_TEST_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "passive",
+    } | setting
 
 
 def main(arguments: list[str]) -> int:
