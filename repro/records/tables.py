@@ -81,8 +81,8 @@ def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
         records: As of `records_of`.
     """
     printed, compared = protocol.printed, protocol.printed and not protocol.synthetic
-    beside = [["paper"] if printed else [], ["measured"], ["difference"] if compared else []]
-    lines = [["row", "scales", "merge", "extra", *sum(beside, []), "seconds"]]
+    head = ["row", "scales", "merge", "extra", *(["paper"] if printed else []), "measured"]
+    lines = [[*head, *(["difference"] if compared else []), "seconds"]]
     for row in protocol.rows:
         model = row.settings.get("model")
         found = records.get(row.id, [])
