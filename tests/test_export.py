@@ -10,7 +10,7 @@ import caffe_weights
 from repro.export import main
 from repro.models import build
 from repro.models.weights import load_caffemodel
-from repro.protocol import load_protocol
+from repro.protocol import load_protocol, settings_sha256
 from repro.records.store import write_record
 from repro.solver.snapshot import Snapshot, identity_of, write_snapshot
 from repro.solver.train import make_solver
@@ -124,6 +124,7 @@ def recorded(tmp_path) -> dict:
     overrides = [*OVERRIDES, "solver.max_iter=20", "solver.batch_size=2", "transform.crop_size=65"]
     settings = load_protocol("table3", overrides).row(ROW).settings
     made = record("table3", ROW, 1.0) | {"settings": settings}
+    made["provenance"]["settings_sha256"] = settings_sha256(settings)
     write_record(tmp_path / "record.json", made)
     return made
 

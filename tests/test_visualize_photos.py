@@ -14,6 +14,7 @@ from tiny import main as run_main
 from tiny import run_command
 
 from repro.data.lists import Item
+from repro.data.palette import voc_palette
 from repro.data.stream import read_test_item
 from repro.models.weights import save_caffemodel
 from repro.protocol import load_protocol
@@ -23,7 +24,7 @@ from repro.visualize import photos as photos_module
 from repro.visualize.__main__ import UNSEEN, main
 from repro.visualize.draw import class_colours, draw_strips, overlay
 from repro.visualize.network import caffe_network, look
-from repro.visualize.photos import Drawer, draw_photo, find_photos, padded, read_photo, shrunk
+from repro.visualize.photos import Drawer, Photo, find_photos, padded, read_photo, shrunk
 
 ROW = "attention3-extra"
 
@@ -145,7 +146,7 @@ def test_a_picture_shows_labels_and_weights(drawer, photos, tmp_path, monkeypatc
 
     monkeypatch.setattr(photos_module, "look", keep_look)
     monkeypatch.setattr(photos_module, "draw_strips", lambda *args: shown.append(args) or draw_strips(*args))
-    picture, new = draw_photo(drawer, photos / "frame10.png", tmp_path)
+    picture, new = Photo(drawer, photos / "frame10.png").draw(tmp_path)
     assert new
     assert picture.path == tmp_path / "frame10.png.png"
     with Image.open(picture.path) as image:
@@ -167,16 +168,16 @@ def test_a_picture_shows_labels_and_weights(drawer, photos, tmp_path, monkeypatc
 
 def test_a_picture_is_drawn_anew_only_when_something_changed(drawer, photos, tmp_path):
     photo = photos / "frame10.png"
-    first, _ = draw_photo(drawer, photo, tmp_path)
-    assert draw_photo(drawer, photo, tmp_path) == (first, False)
+    first, _ = Photo(drawer, photo).draw(tmp_path)
+    assert Photo(drawer, photo).draw(tmp_path) == (first, False)
     for other in (drawer._replace(identity="another"), drawer._replace(max_side=20), drawer._replace(note="Note.")):
-        assert draw_photo(other, photo, tmp_path)[1]
-        assert draw_photo(drawer, photo, tmp_path)[1]
+        assert Photo(other, photo).draw(tmp_path)[1]
+        assert Photo(drawer, photo).draw(tmp_path)[1]
     shutil.copy(photos / "one pixel.png", photo)
-    assert draw_photo(drawer, photo, tmp_path)[1]
+    assert Photo(drawer, photo).draw(tmp_path)[1]
     for damage in (b"", b"\x89PNG\r\n\x1a\n", first.path.read_bytes()[:60]):
         first.path.write_bytes(damage)
-        assert draw_photo(drawer, photo, tmp_path)[1]
+        assert Photo(drawer, photo).draw(tmp_path)[1]
 
 
 def test_a_folder_of_photos(ran, photos, tmp_path, capsys):
@@ -223,6 +224,44 @@ def test_names_that_are_long_or_no_utf8_stop_no_gallery(ran, photos, tmp_path, c
     assert files[short].startswith(f"{long}: ")
     assert main(command(ran, photos, tmp_path / "out", "--gallery")) == 0
     assert "0 drawn, 5 there already, 0 unusable" in capsys.readouterr().out
+
+
+def test_label_maps_beside_or_without_pictures(drawer, ran, photos, tmp_path, capsys):
+    """Index PNGs in the photo's size, whatever the network's, with VOC's palette, for whoever scores or edits them."""
+    labels, small = tmp_path / "labels", ["--max-side", "30"]
+    assert main(command(ran, photos, tmp_path / "out", "--labels-out", str(labels), *small)) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines() == [
+        f"{labels}: 3 labelled, 0 there already, 0 unusable, 1 other files passed over",
+        f"{tmp_path / 'out'}: 3 drawn, 0 there already, 0 unusable, 1 other files passed over",
+    ]
+    assert sorted(path.name for path in labels.iterdir()) == ["frame10.png", "frame2.png", "one pixel.png"]
+    with Image.open(labels / "frame2.png") as image:
+        assert (image.mode, image.size) == ("P", (60, 90))
+        assert image.getpalette() == voc_palette()
+        found = np.asarray(image)
+    seen = Photo(drawer._replace(max_side=30), photos / "frame2.jpg").looked.label
+    assert seen.shape == (30, 20)
+    assert (found[1::3, 1::3] == seen).all()  # every third pixel is one of the network's
+    stamps = {path: path.stat().st_mtime_ns for path in labels.iterdir()}
+    alone = [*command(ran, photos, "", *small)[:6], "--device", "cpu", "--labels-out", str(labels), *small]
+    assert main(alone) == 0
+    assert capsys.readouterr().out.startswith(f"{labels}: 0 labelled, 3 there already")
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert main(alone[:-2]) == 0  # the row's test crop
+    assert capsys.readouterr().out.startswith(f"{labels}: 3 labelled, 0 there already")
+
+
+def test_label_maps_must_have_names_and_a_folder_of_their_own(ran, photos, tmp_path, capsys):
+    for out, message in ((photos, "the folder of the images"), (tmp_path / "out", "the folder of --out")):
+        assert main(command(ran, photos, tmp_path / "out", "--labels-out", str(out))) == 2
+        assert f"--labels-out: must not be {message}; got {out} for both; name another" in capsys.readouterr().err
+    shutil.copy(photos / "frame10.png", photos / "frame2.png")
+    assert main(command(ran, photos, tmp_path / "out", "--labels-out", str(tmp_path / "labels"))) == 2
+    assert (
+        "--labels-out: photos must have different names without suffix; got 'frame2.png' beside 'frame2.jpg'; rename one"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_row_of_several_tables_needs_its_table(ran, photos, tmp_path, capsys):
@@ -293,9 +332,12 @@ def test_a_caffemodel_serves_without_a_run(ran, network, photos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--images: needs --row, --out and either --run or --weights; got others"),
-        (["--row", ROW, "--out", "OUT"], "--images: needs --row, --out and either"),
-        (["--row", ROW, "--out", "OUT", "--run", "RUN", "--weights", "x"], "--images: needs --row, --out and either"),
+        ([], "--images: needs --row, --out or --labels-out, and either --run or --weights; got others"),
+        (["--row", ROW, "--out", "OUT"], "--images: needs --row, --out or --labels-out, and either"),
+        (
+            ["--row", ROW, "--out", "OUT", "--run", "RUN", "--weights", "x"],
+            "--images: needs --row, --out or --labels-out, and either",
+        ),
         (
             ["--row", ROW, "--out", "OUT", "--weights", "x"],
             "--weights: needs --table, the protocol of its row; got none",
@@ -305,6 +347,10 @@ def test_a_caffemodel_serves_without_a_run(ran, network, photos, tmp_path):
         (
             ["--row", ROW, "--out", "OUT", "--run", "RUN", "--max-side", "0"],
             "--max-side: must be at least 1 pixel; got 0",
+        ),
+        (
+            ["--row", ROW, "--labels-out", "OUT", "--run", "RUN", "--gallery"],
+            "--gallery: needs --out, the folder of its pictures; got none; add it",
         ),
         (["--row", ROW, "--out", "PHOTOS", "--run", "RUN"], "--out: must not be the folder of the images; got"),
     ],

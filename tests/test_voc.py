@@ -2,7 +2,6 @@
 
 import os
 import re
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy.sparse import csc_array
 
 from repro.data.lists import read_items
 from repro.data.prepare.voc import CLASS_NAMES, EXPECTED, derive_lists, make_label, prepare_voc, read_sbd_label
+from repro.protocol import load_protocol
 
 PROTOCOLS = Path(__file__).parents[1] / "protocols"
 SIZE = (6, 7)
@@ -248,7 +248,7 @@ def test_rgb_label(tmp_path):
 
 
 def test_classes_are_the_protocols():
-    data = tomllib.loads((PROTOCOLS / "table3.toml").read_text())["common"]["data"]
+    data = load_protocol("table3").row("baseline").settings["data"]
     assert tuple(data["class_names"]) == CLASS_NAMES
     assert (EXPECTED[data["train_list"]], EXPECTED[data["val_list"]]) == (data["num_train"], data["num_val"])
 

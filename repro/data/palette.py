@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from caffe_weights.files.atomic import replacing
 
@@ -18,14 +19,18 @@ def voc_palette() -> list[int]:
     return palette
 
 
-def write_label(path: Path, label: np.ndarray) -> None:
+def write_label(path: Path, label: np.ndarray, description: str = "") -> None:
     """Writes class ids as an index PNG with VOC's palette, whole or not at all.
 
     Args:
         path: The file.
         label: (H, W) uint8.
+        description: What the file says of itself, or "".
     """
+    info = PngInfo()
+    if description:
+        info.add_text("Description", description)
     image = Image.fromarray(label).convert("P")
     image.putpalette(voc_palette())
     with replacing(path) as part:
-        image.save(part, format="PNG")
+        image.save(part, format="PNG", pnginfo=info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -55,6 +56,25 @@ def open_picture(path: Path, what: str = "image") -> Image.Image:
         image.close()
         raise ValueError(too_large.format(f"{image.width} x {image.height}"))
     return image
+
+
+def decode_png(data: bytes) -> Image.Image:
+    """Decodes a PNG that was read already, whatever its size.
+
+    Args:
+        data: The file.
+
+    Returns:
+        Pillow's image, in RGB.
+
+    Raises:
+        ValueError: It is no whole PNG; the reason alone.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            return picture.convert("RGB")
+    except Exception as error:  # As above.
+        raise ValueError(f"no whole PNG: {_one_line(error)[:100]}") from error
 
 
 def load_picture(path: Path, what: str = "image") -> Image.Image:

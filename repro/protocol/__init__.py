@@ -1,7 +1,8 @@
 """What the science is: protocols, one TOML file per table of the paper, read strictly. Needs no torch."""
 
-from repro.protocol.reading import PAPER, PROTOCOLS, SYNTHETIC_NOTE, load_protocol, load_protocols
+from repro.protocol.reading import PAPER, PROTOCOLS, SYNTHETIC_NOTE, is_shipped, load_protocol, load_protocols
 from repro.protocol.table import UNFELT, Protocol, Row, settings_sha256
+from repro.protocol.writing import as_toml
 
 __all__ = [
     "PAPER",
@@ -10,6 +11,8 @@ __all__ = [
     "UNFELT",
     "Protocol",
     "Row",
+    "as_toml",
+    "is_shipped",
     "load_protocol",
     "load_protocols",
     "settings_sha256",

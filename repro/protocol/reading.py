@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from repro.documents import document_bytes
 from repro.files import check_name
 from repro.protocol.bounds import check_path
 from repro.protocol.schema import HEADER, NUMBER, ROW_KEYS, apply, check, check_facts, kind_name, matches, suggestion
@@ -46,9 +47,18 @@ def parse_override(text: str) -> tuple[str, str, Any]:
     return section, key, parsed
 
 
+def is_shipped(name: str) -> bool:
+    """Tells whether this package has a protocol of this name."""
+    return (PROTOCOLS / f"{name}.toml").is_file()
+
+
 def _path(table: str) -> Path:
     if table.endswith(".toml"):
-        check_name(Path(table).stem, "repro.protocol, a protocol's file")  # records are kept under it
+        name = check_name(Path(table).stem, "repro.protocol, a protocol's file")  # records are kept under it
+        if is_shipped(name) and not Path(table).resolve().is_relative_to(PROTOCOLS.resolve()):
+            raise ValueError(
+                f"{table}: a protocol of one's own must have a name of its own; got {name!r}, which this package has; rename the file"
+            )
         return Path(table)
     check_path(table, "repro.protocol, a table's name")
     return PROTOCOLS / f"{table}.toml"
@@ -61,10 +71,10 @@ def _read(path: Path) -> _Layer:
         raise ValueError(
             f"repro.protocol: a table must be one of {', '.join(names)} or a .toml file; got {given!r}{suggestion(given, names)}"
         )
-    content = path.read_bytes()
     try:
+        content = document_bytes(path)
         document = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: must be TOML; got {error}; correct it") from error
     for key, value in document.items():
         if key not in (*HEADER, "common", "row"):

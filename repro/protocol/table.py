@@ -77,6 +77,11 @@ class Protocol:
         return all(row.of for row in self.rows)
 
     @property
+    def printed(self) -> bool:
+        """Whether a row has a number of the paper to stand beside."""
+        return any(row.printed or row.difference for row in self.rows)
+
+    @property
     def runnable(self) -> list[Row]:
         """The rows that are trained under this table's name."""
         return [row for row in self.rows if row.status == "run" and not row.of]

@@ -1,6 +1,6 @@
 """Compares records with the paper: `python -m repro.run check [--runs DIR ...]`. Exit code 1 where a cell lies outside its tolerance. Needs no torch.
 
-A record counts where it followed the protocol to the letter: real data, nothing overridden. One that evaluates given weights
+A record of one of the paper's tables counts where it followed the protocol to the letter: real data, nothing overridden. One that evaluates given weights
 (--set solver.max_iter=0 --weights FILE) counts too, under the tolerance for released weights. All others are listed as not comparable.
 """
 
@@ -88,6 +88,10 @@ class _Records:
         self.found: dict[tuple[str, str, str], dict[int, Record]] = {}
         protocols = load_protocols()
         for stored in walk(folders):
+            table = stored.record.get("table")
+            if not stored.reason and table not in protocols:
+                report.aside.append((f"{table}, in {stored.out}", "not one of the paper's tables"))
+                continue
             try:
                 row = None if stored.reason else row_of(stored.record, protocols)
             except ValueError as error:

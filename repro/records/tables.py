@@ -73,15 +73,16 @@ def _difference(row: Row, records: Records) -> str:
 def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
     """Lays the table out: a header, then one line per row of the protocol, also of those that do not run.
 
-    Drawn data are others than the paper's: beside them the paper's values stand for their order, and there is no difference.
+    Drawn data are others than the paper's: beside them the paper's values stand for their order, and there is no difference. A table of which the
+    paper prints nothing has neither.
 
     Args:
         protocol: The table.
         records: As of `records_of`.
     """
-    compared = not protocol.synthetic
-    head = ["row", "scales", "merge", "extra", "paper", "measured", *(["difference"] if compared else []), "seconds"]
-    lines = [head]
+    printed, compared = protocol.printed, protocol.printed and not protocol.synthetic
+    head = ["row", "scales", "merge", "extra", *(["paper"] if printed else []), "measured"]
+    lines = [[*head, *(["difference"] if compared else []), "seconds"]]
     for row in protocol.rows:
         model = row.settings.get("model")
         found = records.get(row.id, [])
@@ -91,7 +92,7 @@ def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
                 "{" + ", ".join(f"{s:g}" for s in model["scales"]) + "}" if model else "-",
                 model["merge"] if model else "-",
                 ("w/" if model["extra_supervision"] else "w/o") if model else "-",
-                _printed(row),
+                *([_printed(row)] if printed else []),
                 _measured(row, records),
                 *([_difference(row, records)] if compared else []),
                 f"{statistics.fmean(r['run']['seconds'] for r in found):.0f}" if found else "-",
@@ -116,7 +117,7 @@ def notes(protocol: Protocol, records: Records) -> list[str]:
     """Says what a reader of the table must know: stand-in data, seeds, deviations from the protocol."""
     every = [record for found in records.values() for record in found]
     result = [protocol.note] if protocol.note else []
-    if protocol.synthetic:
+    if protocol.synthetic and protocol.printed:
         result.append("the paper's values, of other data, stand beside for their order alone")
     if protocol.view:
         rows = {row.of for row in protocol.rows}
@@ -145,6 +146,12 @@ def metric_name(protocol: Protocol) -> str:
     return "mean IoU" if protocol.metric == "mean_iou" else f"IoU of {protocol.metric}"
 
 
+def _caption(protocol: Protocol) -> str:
+    """Says what the table's values are, and where the paper's are from."""
+    source = f"; paper: {protocol.source}" if protocol.printed else ""
+    return f"({metric_name(protocol)}, percent{source})"
+
+
 def per_class_line(record: dict[str, Any]) -> str:
     """Lists the IoU of every class of one record, percent."""
     return ", ".join(f"{name} {value:.2f}" for name, value in record["per_class"].items())
@@ -171,7 +178,7 @@ def as_text(protocol: Protocol, records: Records) -> str:
     ]
     body.insert(1, "-" * max(len(line) for line in body))
     head = [
-        f"{protocol.title} ({metric_name(protocol)}, percent; paper: {protocol.source})",
+        f"{protocol.title} {_caption(protocol)}",
         *(f"NOTE: {note}" for note in notes(protocol, records)),
         "",
     ]
@@ -186,7 +193,7 @@ def as_markdown(protocol: Protocol, records: Records) -> str:
     align = [":--"] * 4 + ["--:"] * (len(lines[0]) - 4)
     body = ["| " + " | ".join(line) + " |" for line in [lines[0], align, *lines[1:]]]
     head = [
-        f"**{protocol.title}** ({metric_name(protocol)}, percent; paper: {protocol.source})",
+        f"**{protocol.title}** {_caption(protocol)}",
         "",
         *(f"*{note}*" for note in notes(protocol, records)),
         "",

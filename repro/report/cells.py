@@ -39,7 +39,7 @@ def cell(protocol: Protocol, row: Row, collection: Collection, typed: str) -> di
         protocol: The table.
         row: The cell.
         collection: What was found.
-        typed: The table's name on the command line.
+        typed: The table's name, or its file, on the command line.
     """
     owner = named_row(collection.protocols, row.of) if row.of else (protocol, row)
     key = (owner[0].name, owner[1].id) if owner else ("", "")
@@ -92,12 +92,15 @@ def cell(protocol: Protocol, row: Row, collection: Collection, typed: str) -> di
             "measured": difference and difference.mean,
         }
     tolerance = result["tolerance"]
-    judged = (
-        judge_difference(row, difference, tolerance) if row.paper is None else judge_value(row, measured, tolerance)
-    )
+    # A file of one's own may state no tolerance: then there is a difference, and no verdict on it.
+    limit = 0.0 if tolerance is None else tolerance
+    judged = judge_difference(row, difference, limit) if row.paper is None else judge_value(row, measured, limit)
     if judged and not protocol.synthetic:  # drawn data are others: their distance from the paper's value means nothing
         result["difference"] = judged.distance
-        result["mark"] = judged.mark if result["comparable"] else NOT_COMPARABLE
+        if not result["comparable"]:
+            result["mark"] = NOT_COMPARABLE
+        elif tolerance is not None:
+            result["mark"] = judged.mark
     return result
 
 

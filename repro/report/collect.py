@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repro.protocol import Protocol, Row, load_protocols
+from repro.protocol import Protocol, Row
 from repro.records.benchmark import read_benchmark
+from repro.records.own import known_protocols
 from repro.records.store import Record, Stored, walk
 from repro.records.verdict import row_of, unfit
 from repro.report.pictures import Pictures, read_pictures
@@ -33,7 +34,8 @@ class Found:
 class Collection:
     """Everything found.
 
-    protocols: Of the paper's tables, in their order, each stand-in behind its table; then stages.
+    protocols: Of the paper's tables, in their order, each stand-in behind its table; then stages; then tables of one's own.
+    own: Of the latter the protocol's file, by table.
     records: By (table, row): the records that a cell shows, one per seed.
     figures: By table: what its figures.json holds.
     benchmarks: Content of every benchmark file, with its path.
@@ -41,6 +43,7 @@ class Collection:
     """
 
     protocols: dict[str, Protocol]
+    own: dict[str, Path] = field(default_factory=dict)
     records: dict[tuple[str, str], list[Found]] = field(default_factory=dict)
     figures: dict[str, Pictures] = field(default_factory=dict)
     benchmarks: list[tuple[Path, dict]] = field(default_factory=list)
@@ -106,11 +109,12 @@ def collect(folders: list[Path], kept: Path | None = None) -> Collection:
     """Reads everything below the folders.
 
     Args:
-        folders: Each holds <table>/<row>-seed<seed>/record.json, <table>/figures/figures.json and bench*.json, or bench/*.json, as far as they exist.
-            Where two hold the same, the first stands.
+        folders: Each holds <table>/<row>-seed<seed>/record.json, <table>/figures/figures.json, of a table of one's own <table>/<table>.toml, and
+            bench*.json, or bench/*.json, as far as they exist. Where two hold the same, the first stands.
         kept: A folder from which benchmarks alone are read too.
     """
-    found = Collection(load_protocols())
+    protocols, own, left_out = known_protocols(folders)
+    found = Collection(protocols, own, not_used=[(path, one_line(reason)) for path, reason in left_out])
     candidates: dict[tuple[str, str], list[Found]] = {}
     for stored in walk(folders):
         try:

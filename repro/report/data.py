@@ -12,7 +12,7 @@ from urllib.parse import quote
 from repro.protocol import Protocol
 from repro.records.claims import Claim, claims, known_spreads, size_claim
 from repro.records.tables import metric_name
-from repro.records.verdict import IN_SPREAD, NOT_MEASURED, WITHIN, verdict
+from repro.records.verdict import IN_SPREAD, NOT_COMPARABLE, NOT_MEASURED, WITHIN, verdict
 from repro.report.cells import cell, layout
 from repro.report.collect import Collection, Found
 from repro.report.measurements import (
@@ -59,7 +59,7 @@ def _claim(claim: Claim, table: str, kind: str) -> dict[str, Any]:
 
 
 def _table_claims(
-    protocol: Protocol, cells: list[dict[str, Any]], figures: dict[str, Any] | None
+    protocol: Protocol, own: bool, cells: list[dict[str, Any]], figures: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
     """Holds a table's cells against the paper's claims; cells of one set of overrides only, so that pairs differ in nothing else."""
     sets: dict[str, dict[str, list[float]]] = {}
@@ -69,11 +69,12 @@ def _table_claims(
             sets.setdefault(key, {})[each["row"]] = list(each["values"].values())
     chosen = max(sets, key=lambda key: (key == "{}", len(sets[key])), default="{}")
     known = known_spreads(protocol) if chosen == "{}" else {}
-    kind = "synthetic" if protocol.synthetic else "overridden" if chosen != "{}" else "paper"
+    outside = "own" if own else "synthetic" if protocol.synthetic else ""
+    kind = outside or ("overridden" if chosen != "{}" else "paper")
     found = [_claim(claim, protocol.name, kind) for claim in claims(protocol, sets.get(chosen, {}), known)]
     if figures and figures["attention_by_size"] and not figures["stale"]:
         plain = all(not each["overrides"] for each in cells)
-        kind = "synthetic" if protocol.synthetic else "paper" if plain else "overridden"
+        kind = outside or ("paper" if plain else "overridden")
         found.append(_claim(size_claim(figures["attention_by_size"]), protocol.name, kind))
     return found
 
@@ -142,10 +143,11 @@ def _figures(protocol: Protocol, collection: Collection, out: Path) -> dict[str,
 
 
 def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Path) -> dict[str, Any]:
-    typed = stands_for or protocol.name
+    name, own = stands_for or protocol.name, protocol.name in collection.own
+    typed = printable(collection.own[protocol.name]) if own else name
     cells = [cell(protocol, row, collection, typed) for row in protocol.rows]
     measured = [each for each in cells if each["values"]]
-    comparable = [each for each in measured if each["comparable"] and each["difference"] is not None]
+    comparable = [each for each in measured if each["mark"] not in ("", NOT_COMPARABLE)]
     differences = [abs(each["difference"]) for each in comparable or measured if each["difference"] is not None]
     shown = headline(protocol, collection)
     groups = {row.id: collection.records.get((protocol.name, row.id), []) for row in protocol.rows}
@@ -155,6 +157,7 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
     return {
         "name": protocol.name,
         "stands_for": stands_for,
+        "own": own,
         "title": protocol.title,
         "source": protocol.source,
         "metric": metric_name(protocol),
@@ -162,6 +165,12 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
         "synthetic": protocol.synthetic,
         "tolerance": protocol.tolerance,
         "layout": layout(protocol),
+        # Drawn data are others than the paper's: beside them printed values stand for their order, and there is no difference.
+        "columns": [
+            *(["printed"] if protocol.printed else []),
+            "measured",
+            *(["difference"] if protocol.printed and not protocol.synthetic else []),
+        ],
         "counts": {
             "cells": len(cells),
             "to_run": sum(each["state"] not in ("planned", "quoted") for each in cells),
@@ -174,8 +183,8 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
         "mean_absolute_difference": statistics.fmean(differences) if differences else None,
         "seeds": sorted({int(seed) for each in measured for seed in each["values"]}),
         "cells": cells,
-        "claims": _table_claims(protocol, cells, figures),
-        "classes": classes(protocol, *shown, collection, typed) if shown else None,
+        "claims": _table_claims(protocol, own, cells, figures),
+        "classes": classes(protocol, *shown, collection, name) if shown else None,
         "confusion": confusion(protocol, shown[0], collection) if shown else None,
         "curves": {row_id: drawn for row_id, found in groups.items() if (drawn := curves(found))},
         "speed": speeds,
@@ -219,10 +228,12 @@ def _notices(tables: list[dict[str, Any]], records: list[Found]) -> list[dict[st
     if overrides:
         count = sum(bool(found.record["deviates"] and found.unfit) for found in records)
         listed = "; ".join(f"{text} ({n})" for text, n in sorted(overrides.items()))
+        printed = any(table["counts"]["measured"] and "printed" in table["columns"] for table in tables)
+        marked = "Their cells are marked" + (" and not compared with the paper." if printed else ".")
         notices.append(
             {
                 "kind": "overridden",
-                "text": f"{count} of {len(records)} records depart from their protocol: {listed}. Their cells are marked and not compared with the paper.",
+                "text": f"{count} of {len(records)} records depart from their protocol: {listed}. {marked}",
             }
         )
     return notices

@@ -10,7 +10,7 @@ from typing import Any
 from repro.documents import is_number
 from repro.protocol import Protocol, Row
 from repro.records.store import class_names
-from repro.records.verdict import measure
+from repro.records.verdict import measure, row_values
 from repro.report.collect import Collection, Found
 from repro.solver.lr_policy import learning_rate
 
@@ -20,7 +20,7 @@ PAPER_TRAINING_HOURS, PAPER_TEST_MS, PAPER_DEVICE = 21.0, 350.0, "Tesla K40"
 
 
 def headline(protocol: Protocol, collection: Collection) -> tuple[Row, Row | None] | None:
-    """Chooses the rows whose classes are drawn: of those measured the one printed highest, and the baseline.
+    """Chooses the rows whose classes are drawn: of those measured the one printed highest, or where nothing is printed measured highest, and the baseline.
 
     Returns:
         (row, single-scale row or None where it is the same or not measured); None where nothing was measured on labels of our own.
@@ -28,9 +28,16 @@ def headline(protocol: Protocol, collection: Collection) -> tuple[Row, Row | Non
     rows = [row for row in protocol.runnable if _labelled(collection.records.get((protocol.name, row.id), []))]
     if not rows:
         return None
-    best = max(rows, key=lambda row: -math.inf if row.paper is None else row.paper)
+    if any(row.paper is not None for row in rows):
+        best = max(rows, key=lambda row: -math.inf if row.paper is None else row.paper)
+    else:
+        best = max(rows, key=lambda row: _mean(row, collection.records[protocol.name, row.id]))
     single = [row for row in rows if row.settings["model"]["merge"] == "none" and row.dataset == best.dataset]
     return best, single[0] if single and single[0] is not best else None
+
+
+def _mean(row: Row, records: list[Found]) -> float:
+    return statistics.fmean(row_values(row, (found.record for found in records)).values())
 
 
 def _labelled(records: list[Found]) -> bool:

@@ -97,12 +97,12 @@ def _of(table: dict[str, Any]) -> str:
 
 
 def hero(data: dict[str, Any]) -> dict[str, Any]:
-    """Chooses what the first screen shows beside the claims: a grid of cells that was measured, a curve of attention, and the strip of one image; each of the paper's data where there is one.
+    """Chooses what the first screen shows beside the claims: a grid of cells that was measured, a curve of attention, and the strip of one image; each of the paper's tables where there is one, else of one's own.
 
     Returns:
         "drawn": for up to two charts a key of `draw`, "alt" and "caption"; "picture": a figure, or None.
     """
-    tables = sorted(data["tables"], key=lambda table: table["synthetic"])
+    tables = sorted(data["tables"], key=lambda table: (table["synthetic"], table["own"]))
     drawn = []
     for table in [t for t in tables if t["counts"]["measured"] and t["layout"]["kind"] == "grid"][:1]:
         drawn.append({"key": (table["name"], "marks"), "alt": marks_alt(table), "caption": f"{_of(table)}."})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from repro.data.pictures import decode_png
 from repro.documents import document_bytes, is_number
 from repro.records.store import read_document
 
@@ -56,11 +56,7 @@ def read_picture(path: Path) -> Image.Image:
     width, height = (int.from_bytes(data[place : place + 4]) for place in (16, 20))
     if max(width, height) > MOST_SIDE or width * height > MOST_PIXELS:
         raise ValueError(f"a picture of {height} x {width} pixels, more than a page can show")
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            return picture.convert("RGB")
-    except Exception as error:  # a decoder fails on foreign bytes in many ways
-        raise ValueError(f"no whole PNG: {' '.join(str(error).split())[:100]}") from error
+    return decode_png(data)
 
 
 def _figure(entry: Any, folder: Path) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from repro.protocol import PAPER, Protocol, load_protocols
+from repro.protocol import PAPER, Protocol
 from repro.records.benchmark import measured, read_benchmark, required
+from repro.records.own import known_protocols
 from repro.records.store import walk
 from repro.records.tables import Records, as_markdown, records_of
 from repro.records.verdict import row_of
@@ -17,9 +18,11 @@ def read_runs(folders: list[Path]) -> list[tuple[Protocol, Records]]:
     """Reads every record below folders, by protocol; a view comes with the records that it shows.
 
     Raises:
-        ValueError: A record is damaged, or was not made with the protocol as it is now.
+        ValueError: A record or a kept protocol is damaged, or a record was not made with the protocol as it is now.
     """
-    protocols = load_protocols()
+    protocols, _, not_used = known_protocols(folders)
+    for path, reason in not_used:
+        raise ValueError(f"{path}: must be a protocol that a table can show; got {reason}; remove it")
     every: dict[str, Records] = {}
     for path, record, _, reason in walk(folders):
         try:

@@ -67,7 +67,7 @@ def pairs(table: dict[str, Any]) -> str:
 def heading(table: dict[str, Any]) -> str:
     """Names a table as the paper does."""
     name = table["name"]
-    if name.startswith("table"):
+    if name.startswith("table") and not table["own"]:
         return f"Table {name.removeprefix('table')}: {table['title']}"
     return table["title"]
 
@@ -118,9 +118,17 @@ def against(table: dict[str, Any]) -> str:
         return "not measured"
     if table["synthetic"]:
         return "synthetic: not comparable"
+    if "printed" not in table["columns"]:
+        return "not one of the paper’s tables" if table["own"] else "nothing printed"
     if not counts["comparable"]:
-        return "not comparable: protocol overridden, or nothing printed"
+        return "not comparable: protocol overridden, or no tolerance stated"
     return f"{counts['within']} of {counts['comparable']} within tolerance or spread"
+
+
+def not_the_papers(kind: str) -> str:
+    """Says what sets a claim's measurements apart from the paper's; "" for nothing."""
+    words = {"synthetic": "synthetic data", "overridden": "protocol overridden", "own": "own protocol"}
+    return words.get(kind, "")
 
 
 def _listed(names: list[str], values: list[float | None]) -> str:
@@ -252,6 +260,7 @@ FILTERS = {
         remark,
         missing,
         against,
+        not_the_papers,
         classes_alt,
         confusion_alt,
         curve_alt,

@@ -14,6 +14,7 @@ from repro.device import Compute, choose_device, planned_device
 from repro.files import write_text
 from repro.protocol import load_protocol
 from repro.records import check, score
+from repro.records.own import known_protocols
 from repro.records.store import git_state
 from repro.records.tables import as_markdown, as_text
 from repro.run.cost import row_flops
@@ -125,7 +126,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     if arguments.list:
-        print("\n".join(list_lines(names, arguments.out, seeds)))
+        own = known_protocols([arguments.out]).own.values() if arguments.table is None else ()
+        print("\n".join(list_lines([*names, *map(str, own)], arguments.out, seeds)))
         return
     stand_in = load_protocol(names[0]).stand_in if arguments.data_root is None and len(names) == 1 else ""
     if stand_in:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from repro.models import MultiScale, build
 from repro.models.weights import KEEPS_FILLER
 from repro.protocol import Protocol
+from repro.records.own import keep_protocol
 from repro.records.tables import Records, per_class_line, records_of
 from repro.run.inputs import Given, Inputs, find, load_weights, prepare, source_key
 from repro.run.options import Options
@@ -132,7 +133,7 @@ def value_text(record: dict) -> str:
 
 
 def train_all(plan: Plan, jobs: list[Job], sources: Sources, options: Options) -> tuple[Found, list[Job]]:
-    """Trains every job that is not recorded yet.
+    """Trains every job that is not recorded yet, and keeps the protocols that are one's own beside the records.
 
     Returns:
         The records by job, those of other machines' stages among them; and the jobs that wait for a stage which another machine trains.
@@ -141,6 +142,8 @@ def train_all(plan: Plan, jobs: list[Job], sources: Sources, options: Options) -
     waiting = []
     for job in [*(job for job in plan.jobs if job.stage), *jobs]:
         look(job, sources, found, options)
+    for protocol in plan.own():
+        keep_protocol(options.out, protocol)
     for number, job in enumerate(jobs, start=1):
         title = f"[{number}/{len(jobs)}] {job}"
         if job.key in found:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.protocol import PAPER, Protocol, Row, load_protocol
+from repro.protocol import PAPER, Protocol, Row, is_shipped, load_protocol
 from repro.records.store import read_record, record_path
 from repro.records.verdict import row_value
 from repro.run.stage import stage_of
@@ -83,6 +83,11 @@ class Plan:
         if table not in self._protocols:
             self._protocols[table] = load_protocol(table, self._overrides)
         return self._protocols[table]
+
+    def own(self) -> list[Protocol]:
+        """Reads those protocols again that are one's own, as they stand: without overrides."""
+        files = [table for table in self._protocols if table.endswith(".toml")]
+        return [load_protocol(file) for file in files if not is_shipped(Path(file).stem)]
 
     def named(self, name: str) -> tuple[Protocol, Row]:
         """Finds the row "TABLE/ROW"."""
@@ -174,7 +179,8 @@ def list_lines(tables: Iterable[str], out: Path, seeds: Sequence[int]) -> list[s
             if row.of:
                 what = f"shows {row.of}"
             state = f"{what}; {state_of(out, protocol, row, seeds)}" if row.status == "run" else f"{what}: {row.why}"
-            lines.append(f"  {row.id:<{wide}}  {row.printed or '-':>5}  {state}")
+            printed = f"{row.printed or '-':>5}  " if protocol.printed else ""
+            lines.append(f"  {row.id:<{wide}}  {printed}{state}")
     return lines
 
 

@@ -1,5 +1,5 @@
 """Figures that need the network: `python -m repro.visualize --run DIR` draws a run's figures, which repro.report picks up; with `--images FOLDER` it
-labels any photos or video frames with a recorded row's network, or with that of a .caffemodel."""
+labels any photos or video frames with a recorded row's network, or with that of a .caffemodel: pictures of them, `--labels-out` label maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from repro.solver.snapshot import trained_network
 from repro.visualize.figures import figures_of_run
 from repro.visualize.gallery import write_gallery
 from repro.visualize.network import caffe_network
-from repro.visualize.photos import Drawer, Drawn, draw_photo, find_photos
+from repro.visualize.photos import Drawer, Drawn, Photo, find_photos, require_apart
 from repro.visualize.runs import read_records, tables_of
 
 UNSEEN = "This network was trained on synthetic pictures, not on photographs."
@@ -33,7 +33,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--run", type=Path, metavar="DIR", help="the --out folder of repro.run, or one table's folder in it")
     add("--table", metavar="TABLE", help="only this table; with --weights, the protocol of the network")
     add(
-        "--out", type=Path, metavar="DIR", help="where the figures go (default DIR/TABLE/figures; a must with --images)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where the figures go (default DIR/TABLE/figures; with --images the pictures, if they are wanted)",
     )
     add("--data-root", type=Path, metavar="DIR", help="the run's images, labels and lists; not for synthetic data")
     add("--flat", action="store_true", help="weight maps on one scale from 0 to 1, not each on its own")
@@ -41,6 +44,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     photos = parser.add_argument_group("photos and video frames")
     add = photos.add_argument
     add("--images", type=Path, metavar="FOLDER", help="label the images in this folder")
+    add(
+        "--labels-out",
+        type=Path,
+        metavar="DIR",
+        help="write index PNGs there: class ids with VOC's palette, of the photo's own size (turned as its EXIF data say; each pixel the nearest one's where "
+        "the photo was shrunk), named as the photo",
+    )
     add("--row", metavar="ID", help="with the network of this row")
     add("--seed", type=int, metavar="N", help="of this seed (default: the lowest recorded)")
     add("--weights", type=Path, metavar="FILE", help="a trained .caffemodel, instead of --run")
@@ -61,9 +71,10 @@ def make_drawer(options: argparse.Namespace) -> Drawer:
     Raises:
         ValueError, FileNotFoundError: An option is missing or wrong, or the network cannot be had.
     """
-    if options.row is None or options.out is None or (options.run is None) == (options.weights is None):
+    nowhere = options.out is None and options.labels_out is None
+    if options.row is None or nowhere or (options.run is None) == (options.weights is None):
         raise ValueError(
-            "--images: needs --row, --out and either --run or --weights; got others; for example "
+            "--images: needs --row, --out or --labels-out, and either --run or --weights; got others; for example "
             "--run runs --row attention3-extra --images FOLDER --out OUT"
         )
     device = choose_device(options.device, "fp32")
@@ -106,18 +117,31 @@ def draw_photos(options: argparse.Namespace) -> int:
         ValueError, FileNotFoundError: There is no network or no photo.
     """
     photos, others = find_photos(options.images)
+    if options.labels_out is not None:
+        require_apart(photos)
+    if options.gallery and options.out is None:
+        raise ValueError("--gallery: needs --out, the folder of its pictures; got none; add it")
     drawer = make_drawer(options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.out.resolve() == options.images.resolve():
-        raise ValueError(f"--out: must not be the folder of the images; got {options.out} for both; name another")
+    taken = {options.images.resolve(): "the folder of the images"}
+    for option, folder in (("--out", options.out), ("--labels-out", options.labels_out)):
+        if folder is None:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.resolve() in taken:
+            raise ValueError(f"{option}: must not be {taken[folder.resolve()]}; got {folder} for both; name another")
+        taken[folder.resolve()] = f"the folder of {option}"
     pictures: list[Drawn] = []
-    made = failed = 0
+    made = labelled = failed = 0
     with tqdm(photos, desc="drawing", unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
-        for number, photo in enumerate(bar, start=1):
+        for number, path in enumerate(bar, start=1):
             try:
-                picture, new = draw_photo(drawer, photo, options.out)
-                pictures.append(picture)
-                made += new
+                photo = Photo(drawer, path)
+                if options.labels_out is not None:
+                    labelled += photo.label(options.labels_out)
+                if options.out is not None:
+                    picture, new = photo.draw(options.out)
+                    pictures.append(picture)
+                    made += new
             except (ValueError, FileNotFoundError) as error:
                 failed += 1
                 log(f"error: {error}")
@@ -139,10 +163,12 @@ def draw_photos(options: argparse.Namespace) -> int:
             *([drawer.note] if drawer.note else []),
         ]
         print(write_gallery(options.out, pictures, f"{options.images.resolve().name}: {len(pictures)} images", notes))
-    print(
-        f"{options.out}: {made} drawn, {len(pictures) - made} there already, {failed} unusable"
-        + (f", {others} other files passed over" if others else "")
-    )
+    for folder, new, done in ((options.labels_out, labelled, "labelled"), (options.out, made, "drawn")):
+        if folder is not None:
+            print(
+                f"{folder}: {new} {done}, {len(photos) - failed - new} there already, {failed} unusable"
+                + (f", {others} other files passed over" if others else "")
+            )
     return 1 if failed else 0
 
 
@@ -154,7 +180,7 @@ def draw_run(options: argparse.Namespace) -> None:
     """
     photo_options = [
         name
-        for name in ("row", "seed", "weights", "max_side", "gallery")
+        for name in ("row", "seed", "weights", "max_side", "gallery", "labels_out")
         if getattr(options, name) not in (None, False)
     ]
     if photo_options or options.run is None:

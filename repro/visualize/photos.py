@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from repro.data.palette import write_label
 from repro.data.pictures import SUFFIXES, decode, open_picture
 from repro.device import Compute
 from repro.files import MAX_NAME_BYTES
@@ -77,6 +79,17 @@ def find_photos(folder: Path) -> tuple[list[Path], int]:
             f"--images: {folder} must hold images (.jpg, .png, ...); got {len(files)} other files; name another folder"
         )
     return sorted(photos, key=lambda path: (natural_key(path.name), path.name)), len(files) - len(photos)
+
+
+def require_apart(photos: Sequence[Path]) -> None:
+    """Raises ValueError where two photos differ in nothing but their suffix, so that their labels would have one name."""
+    first: dict[str, Path] = {}
+    for photo in photos:
+        if first.setdefault(photo.stem, photo) is not photo:
+            raise ValueError(
+                f"--labels-out: photos must have different names without suffix; got {photo.name!r} beside "
+                f"{first[photo.stem].name!r}; rename one"
+            )
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -143,65 +156,122 @@ def padded(image: np.ndarray, mean_bgr: Sequence[float], crop_size: int) -> torc
     return torch.from_numpy(data).permute(0, 3, 1, 2)
 
 
-def draw_photo(drawer: Drawer, photo: Path, out: Path) -> tuple[Drawn, bool]:
-    """Draws one photo, unless it was drawn before by the same network and in the same way.
+class Looked(NamedTuple):
+    """A photo and what the network sees in it.
+
+    full: (H, W, 3) uint8 RGB, the photo as it is.
+    label: (h, w) uint8 classes, of the photo as the network got it.
+    maps: (S, h, w) float32, as of `look`, or None.
+    """
+
+    full: np.ndarray
+    label: np.ndarray
+    maps: np.ndarray | None
+
+
+class Photo:
+    """One photo of a folder: read and looked at where a picture or labels of it are missing, and then once.
 
     Args:
         drawer: How.
-        photo: The file.
-        out: The folder of the PNG, which is named after the photo's whole name, or its beginning where that is long.
-
-    Returns:
-        What is there now, and whether it was drawn just now.
+        path: The file.
 
     Raises:
-        ValueError: The photo is unusable.
+        ValueError: The file cannot be read; of `draw` and `label`, it is no image.
     """
-    target, shown_name = out / f"{photo.name}.png", os.fsencode(photo.name).decode(errors="replace")
-    if len(os.fsencode(photo.name)) > MAX_NAME_BYTES:
-        target = out / f"{photo.name[:40]}-{hashlib.sha256(os.fsencode(photo.name)).hexdigest()[:16]}.png"
-    try:
-        digest = hashlib.sha256(photo.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ValueError(f"{photo}: must be an image; got {error.strerror}; replace or remove the file") from error
-    key = hashlib.sha256(
-        json.dumps([DRAWING, drawer.identity, drawer.max_side, drawer.note, drawer.flat, digest]).encode()
-    ).hexdigest()
-    description = _description(target)
-    if description.get("key") == key:
-        return Drawn(target, shown_name, tuple(description["size"]), description["alt"]), False
 
-    full = read_photo(photo)
-    image, display = shrunk(full, drawer.max_side), shrunk(full, 2 * _PANEL)
-    height, width = image.shape[:2]
-    settings, scales = drawer.settings, drawer.network.scales
-    names = settings["data"]["class_names"]
-    data = padded(image, settings["transform"]["mean_bgr"], settings["test"]["crop_size"])
-    labels, maps = look(drawer.network, data.to(drawer.device), Compute(drawer.device))
-    label = labels[0, :height, :width]
-    laid = Image.fromarray(label).resize(display.shape[1::-1], Image.Resampling.NEAREST)
-    panels = [Panel("image", display), Panel("labels", overlay(display, np.asarray(laid), class_colours(len(names))))]
-    means: list[float] = []
-    if maps is not None:
-        ours = maps[0, :, :height, :width]
-        means = ours.mean((1, 2)).tolist()
-        titles = [
-            f"scale {scale:g}, {SHARE[drawer.network.merge]} {mean:.2f}"
-            for scale, mean in zip(scales, means, strict=True)
-        ]
-        spans = [FLAT if drawer.flat else own_span(one) for one in ours]
-        panels += [Panel(*panel) for panel in zip(titles, ours, spans, strict=True)]
-    share = np.bincount(label.ravel(), minlength=len(names)) / label.size
-    shown = [c for c in np.argsort(-share, kind="stable").tolist() if share[c] and c]
-    legend = [(f"{names[c]}", class_colours(len(names))[c]) for c in shown]
-    found = ", ".join(f"{names[c]} {100 * share[c]:.1f} %" for c in shown) or "nothing but background"
-    weights = ", ".join(f"scale {scale:g} {mean:.2f}" for scale, mean in zip(scales, means, strict=False))
-    alt = f"{shown_name}: {found}" + (f"; {SHARE[drawer.network.merge]} {weights}" if weights else "")
-    figure = draw_strips(
-        [Strip("", panels)], shown_name, f"{drawer.note} {found[:1].upper()}{found[1:]}.".strip(), legend, _PANEL
-    )
-    save_png(figure, target, json.dumps({"key": key, "alt": alt, "size": [figure.height, figure.width]}))
-    return Drawn(target, shown_name, (figure.height, figure.width), alt), True
+    def __init__(self, drawer: Drawer, path: Path):
+        self.drawer, self.path = drawer, path
+        try:
+            self._digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ValueError(f"{path}: must be an image; got {error.strerror}; replace or remove the file") from error
+
+    @functools.cached_property
+    def looked(self) -> Looked:
+        """What the network sees."""
+        drawer, full = self.drawer, read_photo(self.path)
+        image = shrunk(full, drawer.max_side)
+        height, width = image.shape[:2]
+        settings = drawer.settings
+        data = padded(image, settings["transform"]["mean_bgr"], settings["test"]["crop_size"])
+        labels, maps = look(drawer.network, data.to(drawer.device), Compute(drawer.device))
+        return Looked(full, labels[0, :height, :width], None if maps is None else maps[0, :, :height, :width])
+
+    def _key(self, *how: Any) -> str:
+        return hashlib.sha256(
+            json.dumps([DRAWING, self.drawer.identity, self.drawer.max_side, *how, self._digest]).encode()
+        ).hexdigest()
+
+    def draw(self, out: Path) -> tuple[Drawn, bool]:
+        """Draws the photo, unless it was drawn before by the same network and in the same way.
+
+        Args:
+            out: The folder of the PNG, which is named after the photo's whole name.
+
+        Returns:
+            What is there now, and whether it was drawn just now.
+        """
+        drawer, target = self.drawer, out / _png_name(self.path.name)
+        key, shown_name = self._key(drawer.note, drawer.flat), os.fsencode(self.path.name).decode(errors="replace")
+        description = _description(target)
+        if description.get("key") == key and {"alt", "size"} <= set(description):
+            return Drawn(target, shown_name, tuple(description["size"]), description["alt"]), False
+
+        full, label, maps = self.looked
+        display, scales = shrunk(full, 2 * _PANEL), drawer.network.scales
+        names = drawer.settings["data"]["class_names"]
+        laid, colours = _enlarged(label, display.shape), class_colours(len(names))
+        panels = [Panel("image", display), Panel("labels", overlay(display, laid, colours))]
+        means: list[float] = []
+        if maps is not None:
+            means = maps.mean((1, 2)).tolist()
+            titles = [
+                f"scale {scale:g}, {SHARE[drawer.network.merge]} {mean:.2f}"
+                for scale, mean in zip(scales, means, strict=True)
+            ]
+            spans = [FLAT if drawer.flat else own_span(one) for one in maps]
+            panels += [Panel(*panel) for panel in zip(titles, maps, spans, strict=True)]
+        share = np.bincount(label.ravel(), minlength=len(names)) / label.size
+        shown = [c for c in np.argsort(-share, kind="stable").tolist() if share[c] and c]
+        legend = [(f"{names[c]}", colours[c]) for c in shown]
+        found = ", ".join(f"{names[c]} {100 * share[c]:.1f} %" for c in shown) or "nothing but background"
+        weights = ", ".join(f"scale {scale:g} {mean:.2f}" for scale, mean in zip(scales, means, strict=False))
+        alt = f"{shown_name}: {found}" + (f"; {SHARE[drawer.network.merge]} {weights}" if weights else "")
+        figure = draw_strips(
+            [Strip("", panels)], shown_name, f"{drawer.note} {found[:1].upper()}{found[1:]}.".strip(), legend, _PANEL
+        )
+        save_png(figure, target, json.dumps({"key": key, "alt": alt, "size": [figure.height, figure.width]}))
+        return Drawn(target, shown_name, (figure.height, figure.width), alt), True
+
+    def label(self, out: Path) -> bool:
+        """Writes the photo's labels as an index PNG of its own size, unless the same network wrote them before.
+
+        Args:
+            out: The folder of the PNG, which is named as a data set names labels: as the photo, with .png for its suffix.
+
+        Returns:
+            Whether they were written just now.
+        """
+        target, key = out / _png_name(self.path.stem), self._key("labels")
+        if _description(target).get("key") == key:
+            return False
+        write_label(target, _enlarged(self.looked.label, self.looked.full.shape), json.dumps({"key": key}))
+        return True
+
+
+def _png_name(name: str) -> str:
+    """Names a PNG after a photo, or after the beginning of its name where that is long."""
+    if len(os.fsencode(name)) > MAX_NAME_BYTES:
+        name = f"{name[:40]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+    return f"{name}.png"
+
+
+def _enlarged(label: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Brings a label (h, w) to the size (H, W, ...) of a picture, pixel by pixel: no classes between classes."""
+    if label.shape == tuple(size[:2]):
+        return label
+    return np.asarray(Image.fromarray(label).resize(tuple(size[1::-1]), Image.Resampling.NEAREST), np.uint8)
 
 
 def _description(path: Path) -> dict[str, Any]:
@@ -209,6 +279,6 @@ def _description(path: Path) -> dict[str, Any]:
     try:
         with open_picture(path) as image:
             found = json.loads(image.info.get("Description", "{}"))
-            return found if isinstance(found, dict) and {"key", "alt", "size"} <= set(found) else {}
+            return found if isinstance(found, dict) else {}
     except (OSError, ValueError, SyntaxError):
         return {}
