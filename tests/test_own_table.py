@@ -231,6 +231,19 @@ def test_kept_protocols_that_cannot_be_used_are_left_out(tmp_path):
     ]
 
 
+def test_readmes_tables_need_a_protocol_that_can_be_read(tmp_path, capsys):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "mine.toml").write_text("title = ")
+    (tmp_path / "README.md").write_text(
+        "<!-- tables: written by repro.report, do not edit -->\n<!-- end of tables -->\n"
+    )
+    assert report(["--runs", str(tmp_path / "runs"), "--write", str(tmp_path / "README.md")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/runs/mine/mine.toml: must be a protocol that a table can show; got " in error
+    assert error.endswith("; remove it\n")
+    assert error.count("\n") == 1
+
+
 def test_numbers_that_ones_own_protocol_states_stand_beside(tmp_path, monkeypatch):
     """`paper` may state any number to compare with; without a tolerance there is a difference and no verdict on it."""
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
