@@ -35,15 +35,19 @@ struct Columns {
   }
 };
 
-// One row of the map, resampled in columns, as C planes. On a copied axis the pixel of weight 0 is taken to be 0.
+// One row of the map, resampled in columns, as C planes.
 template <class T>
 REPRO_INLINE void fill_planes(const T* from, int64_t W, int64_t C, const Columns<acc_t<T>>& columns, acc_t<T>* planes) {
   using Acc = acc_t<T>;
   for (int64_t c = 0; c < C; ++c) {
     Acc* const plane = planes + c * columns.padded;
+    if (columns.copied) {
+      for (int64_t p = 0; p < columns.begin[W]; ++p) plane[p] = load(from[p * C + c]);
+      continue;
+    }
     for (int64_t j = 0; j < W; ++j) {
       const Acc left = load(from[j * C + c]);
-      const Acc right = columns.copied ? Acc(0) : load(from[std::min(j + 1, W - 1) * C + c]);
+      const Acc right = load(from[std::min(j + 1, W - 1) * C + c]);
       for (int64_t p = columns.begin[j]; p < columns.begin[j + 1]; p += kLanes) {  // may run over, written after
         Lanes<Acc> lo, hi;
         get(lo, columns.w_lo.data() + p);
@@ -53,6 +57,20 @@ REPRO_INLINE void fill_planes(const T* from, int64_t W, int64_t C, const Columns
       }
     }
   }
+}
+
+// Whether a row's scores of the first class hold NaN or infinity.
+template <class Acc>
+REPRO_INLINE bool holds_no_number(const Acc* plane, int64_t padded) {
+  Lanes<Acc> sum{};
+  for (int64_t p = 0; p < padded; p += kLanes) {
+    Lanes<Acc> value;
+    get(value, plane + p);
+    sum += value - value;
+  }
+  bool found = false;
+  for (int i = 0; i < kLanes; ++i) found |= sum[i] != 0;
+  return found;
 }
 
 template <class T, class L>
@@ -66,10 +84,12 @@ REPRO_CLONES void predict_rows(const T* x, const Axis& rows, const Columns<acc_t
   std::vector<Acc> planes[2];
   for (auto& plane : planes) plane.resize(C * columns.padded);
   int64_t held[2] = {-1, -1};
+  bool odd[2] = {false, false};  // as holds_no_number says
   const auto planes_of = [&](int64_t r) REPRO_LAMBDA {
     if (held[r & 1] != r) {
       held[r & 1] = r;
       fill_planes(x + r * W * C, W, C, columns, planes[r & 1].data());
+      odd[r & 1] = holds_no_number(planes[r & 1].data(), columns.padded);
     }
     return planes[r & 1].data();
   };
@@ -79,10 +99,12 @@ REPRO_CLONES void predict_rows(const T* x, const Axis& rows, const Columns<acc_t
     const int64_t together =
         std::min({end, (n + 1) * crop.H, n * crop.H + std::max(rows.first_output(lo + 1), r % crop.H + 1)});
     const Acc* const top = planes_of(n * rows.n_in + lo);
+    // On a copied axis the row of weight 0 is taken to be 0.
     const Acc* const bottom = copied ? zeros.data() : planes_of(n * rows.n_in + std::min(lo + 1, rows.n_in - 1));
+    const bool unordered = odd[0] | odd[1];
     for (int64_t x0 = 0; x0 < crop.W; x0 += kBlock)
       for (int64_t row = r; row < together; ++row) {
-        const Tap<Acc> ty = rows.tap<Acc>(row % crop.H);
+        const Tap<Acc> ty = rows.tap<Acc>(row - n * crop.H);
         const auto score = [&](int64_t c, int v, Lanes<Acc>& to) REPRO_LAMBDA {
           Lanes<Acc> below;
           get(to, top + c * columns.padded + x0 + v * kLanes);
@@ -91,10 +113,9 @@ REPRO_CLONES void predict_rows(const T* x, const Axis& rows, const Columns<acc_t
         };
         Lanes<Acc> best[kVectors];
         Index<Lanes<Acc>> label[kVectors] = {};
-        for (int v = 0; v < kVectors; ++v) {
-          score(0, v, best[v]);
-          best[v] = best[v] > lowest ? best[v] : lowest;  // NaN is no best score
-        }
+        for (int v = 0; v < kVectors; ++v) score(0, v, best[v]);
+        if (unordered)  // NaN is no best score: nothing would be greater
+          for (int v = 0; v < kVectors; ++v) best[v] = best[v] > lowest ? best[v] : lowest;
         for (int64_t c = 1; c < C; ++c)
           for (int v = 0; v < kVectors; ++v) {
             Lanes<Acc> value;
