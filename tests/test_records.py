@@ -1,6 +1,7 @@
 """Records: written whole or not at all, read with suspicion, found by one walk."""
 
 import copy
+import importlib.metadata
 import json
 import os
 import re
@@ -221,9 +222,17 @@ def test_git_state(tmp_path, monkeypatch):
     assert (state["commit"] is None) == (state["dirty"] is None)
     assert state["commit"] is None or re.fullmatch("[0-9a-f]{40}", state["commit"])
     monkeypatch.setattr(records, "__file__", str(tmp_path / "repro" / "records.py"))
-    git_state.cache_clear()
-    assert git_state() == {"commit": None, "dirty": None}
-    monkeypatch.setenv("PATH", str(Path(tmp_path)))
-    git_state.cache_clear()
-    assert git_state() == {"commit": None, "dirty": None}
+
+    def not_installed(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    def elsewhere(version):
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        git_state.cache_clear()
+        return git_state()
+
+    assert elsewhere(not_installed) == {"commit": None, "dirty": None}
+    assert elsewhere(lambda name: "0.1.0") == {"commit": None, "dirty": None}
+    assert elsewhere(lambda name: "0.1.0+g0123456789ab") == {"commit": "0123456789ab", "dirty": False}
+    assert elsewhere(lambda name: "0.1.0+g0123456789ab.dirty") == {"commit": "0123456789ab", "dirty": True}
     git_state.cache_clear()

@@ -76,11 +76,19 @@ def work_through(
 @contextmanager
 def _without_signals() -> Iterator[None]:
     """Blocks the signals that ask to stop, in this thread and in the processes that are started meanwhile, which keep it so; they come afterwards."""
+    # Another thread, such as a BLAS's, may take a signal that this one blocks; Python would then run its handler here all the same.
+    waiting: list[int] = []
+    main = current_thread() is main_thread()
+    handlers = {n: signal.signal(n, lambda number, _: waiting.append(number)) for n in _OURS} if main else {}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in waiting:
+            signal.raise_signal(number)
 
 
 @contextmanager
