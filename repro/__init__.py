@@ -1,8 +1,11 @@
 """Attention to Scale (Chen et al., CVPR 2016), reproduced with the numerics of the authors' Caffe."""
 
 from repro.version import __version__
+from repro.waiting import wait_passively_where_busy
 
 __all__ = ["__version__", "load"]
+
+wait_passively_where_busy()
 
 
 def __getattr__(name: str):
