@@ -105,8 +105,7 @@ def test_two_threads_share_the_work():
         spent = sorted(ticks - before.get(path, 0) for path, ticks in busy_threads().items())
     finally:
         torch.set_num_threads(1)
-    # On a busy machine the first thread spins while it waits for the second; without threads the second has no tick at all.
-    assert spent[-2] > spent[-1] / 20, f"ticks of 10 ms by thread: {spent}"
+    assert spent[-2] > spent[-1] / 3, f"ticks of 10 ms by thread: {spent}"
 
 
 @pytest.mark.slow
