@@ -108,7 +108,7 @@ def test_rates_by_hand():
     assert learning_rate(sigmoid, 8) == pytest.approx(0.01)
     assert learning_rate(sigmoid, 12) == pytest.approx(0.02 / (1 + np.exp(-1.0)))
     assert learning_rate(sigmoid | {"gamma": 1e30}, 0) == 0.0  # exp overflows, as in C
-    with pytest.raises(ValueError, match='lr_policy must be "fixed", .* "poly" or "sigmoid"; got \'plateau\''):
+    with pytest.raises(ValueError, match=r'lr_policy must be "fixed", .* "poly" or "sigmoid"; got .plateau.'):
         learning_rate(TABLE | {"lr_policy": "plateau"}, 0)
 
 

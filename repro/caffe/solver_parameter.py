@@ -103,7 +103,9 @@ class _Check:
         must(given.lr_policy in POLICIES, "lr_policy", f"must be one of {', '.join(POLICIES)}", advice="choose one")
         kinds = ("L1", "L2")
         must(given.regularization_type in kinds, "regularization_type", 'must be "L1" or "L2"', advice="choose one")
-        must(not given.snapshot_diff, "snapshot_diff", "must be false: gradients are not snapshot", advice="leave it out")
+        must(
+            not given.snapshot_diff, "snapshot_diff", "must be false: gradients are not snapshot", advice="leave it out"
+        )
         if given.lr_policy in ("step", "sigmoid"):
             must(given.stepsize > 0, "stepsize", f"must be above 0 for lr_policy {given.lr_policy}")
         if given.lr_policy in ("step", "exp", "inv", "multistep", "sigmoid"):
@@ -166,5 +168,6 @@ def _test_nets(check: _Check, inline: Mapping[str, list[Message]]) -> list[NetSo
     if count:
         check.must(given.test_interval > 0, "test_interval", "must be above 0 where there are test nets")
     return [
-        NetSource(net, words, *(_state(states[i]) if states else (None, None, ()))) for i, (net, words) in enumerate(own)
+        NetSource(net, words, *(_state(states[i]) if states else (None, None, ())))
+        for i, (net, words) in enumerate(own)
     ]

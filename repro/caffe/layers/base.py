@@ -35,6 +35,7 @@ class Context:
     root: Path
     allocate: Callable[[Shape, str], None]
     filler: torch.Generator
+    dtype: torch.dtype = torch.float32
     log: Callable[[str], None] = field(default=lambda line: None)
 
 
