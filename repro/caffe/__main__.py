@@ -154,22 +154,22 @@ class _Signals:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> _Signals:
-        self._before = {number: signal.signal(number, self._remember) for number in self._effects}
+        self._before = {name: signal.signal(name, self._remember) for name in self._effects}
         return self
 
     def __exit__(self, *failure: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
 
     def _remember(self, number: int, frame: object) -> None:
         self._came.add(number)
 
     def action(self) -> str:
         """Returns what a signal since the last call asks for: "stop", "snapshot" or "none"."""
-        for number in (signal.SIGINT, signal.SIGHUP):
-            if number in self._came:
-                self._came.discard(number)
-                return self._effects[number]
+        for name in (signal.SIGINT, signal.SIGHUP):
+            if name in self._came:
+                self._came.discard(name)
+                return self._effects[name]
         return "none"
 
 

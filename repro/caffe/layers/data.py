@@ -1,4 +1,4 @@
-"""Layers that read pictures: ImageSegData of the DeepLab forks, and ImageData."""
+"""Layers that make their tops themselves: those that read pictures, ImageSegData of the DeepLab forks and ImageData, and the table of all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from caffe_weights.files.solverstate import read_binaryproto
+from repro.caffe.layers.arrays import DummyData, HDF5Data, Input, MemoryData
 from repro.caffe.layers.base import DataLayer, Shape
 from repro.data.caffe_rng import CaffeRNG
 from repro.data.lists import missing_advice, read_lines
@@ -341,3 +342,13 @@ class ImageData(PictureLayer):
         rows, columns = slice(placed.h_off, placed.h_off + height), slice(placed.w_off, placed.w_off + width)
         data = (image[rows, columns] - self._mean[rows, columns].astype(self._dtype)) * self._dtype(self._params.scale)
         return data[:, :: -1 if placed.mirror else 1].transpose(2, 0, 1)
+
+
+TYPES: dict[str, type[DataLayer]] = {
+    "ImageSegData": ImageSegData,
+    "ImageData": ImageData,
+    "Input": Input,
+    "MemoryData": MemoryData,
+    "DummyData": DummyData,
+    "HDF5Data": HDF5Data,
+}
