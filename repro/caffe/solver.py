@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from caffe_weights.files.solverstate import read_solverstate
-from caffe_weights.nets.prototxt import Message, read_prototxt
+from caffe_weights.nets.prototxt import Message
 from repro.caffe.log import info, number
 from repro.caffe.net import Net
 from repro.caffe.scores import described, scores, share_layers
@@ -108,20 +108,17 @@ class Solver:
         info("Solver scaffolding done.")
 
     def _build(self, source: NetSource, phase: str, level: int, stages: tuple[str, ...]) -> Net:
-        """Builds a net with the state that the solver, the net itself and the command line give it, the later ones first.
+        """Builds a net in the state that the command line and the solver give it; the net may have stages and a level of its own.
 
         Caffe: src/caffe/solver.cpp, InitTrainNet and InitTestNets.
         """
-        net, where = source.net, self._file.path
-        if not isinstance(net, Message):
-            where = self._root / net
-            net = read_prototxt(where, self._defines)
-        states = net.get("state", [])
-        own = states[-1] if states and isinstance(states[-1], Message) else Message()
-        chosen = source.phase or own.one("phase", phase)
-        wanted = level or (source.level if source.level is not None else own.one("level", 0))
-        names = (*own.get("stage", []), *source.stages, *stages)
-        return Net(net, phase=str(chosen), level=wanted, stages=names, where=str(where), **self._net_options)
+        return Net(
+            source.net if isinstance(source.net, Message) else self._root / source.net,
+            phase=source.phase or phase,
+            level=level or source.level or 0,
+            stages=(*source.stages, *stages),
+            **self._net_options,
+        )
 
     def copy_from(self, weights: str | os.PathLike) -> None:
         """Copies parameters from models, comma-separated, into all nets.

@@ -1,4 +1,4 @@
-"""Layers whose tops come from memory, from fillers or from HDF5 files: Input, MemoryData, DummyData, HDF5Data."""
+"""Layers whose tops come from memory, from fillers or from HDF5 files: MemoryData, DummyData, HDF5Data."""
 
 from __future__ import annotations
 
@@ -14,35 +14,6 @@ from repro.caffe.fillers import fill
 from repro.caffe.layers.base import DataLayer, Shape
 from repro.caffe.proto import Typed
 from repro.data.lists import read_lines
-
-
-class Input(DataLayer):
-    """Tops that the caller sets; zeros at first.
-
-    Caffe: src/caffe/layers/input_layer.cpp.
-    """
-
-    def setup(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        shapes = [tuple(shape.dim) for shape in self.param.input_param.shape]
-        if len(shapes) not in (1, self.tops):
-            raise self.fail(f"input_param must have one shape, or one for each of {self.tops} tops", f"{len(shapes)}")
-        shapes = shapes * self.tops if len(shapes) == 1 else shapes
-        for shape in shapes:
-            if any(side < 0 for side in shape):
-                raise self.fail("a shape must have no negative side", list(shape))
-        self._values: list[torch.Tensor | None] = [None] * self.tops
-        self._shapes = shapes
-        return shapes
-
-    def set(self, top: int, value: torch.Tensor) -> None:
-        """Sets a top, until it is set again."""
-        self._values[top] = value
-
-    def next(self) -> tuple[torch.Tensor, ...]:
-        return tuple(
-            torch.zeros(shape) if value is None else value
-            for shape, value in zip(self._shapes, self._values, strict=True)
-        )
 
 
 class MemoryData(DataLayer):

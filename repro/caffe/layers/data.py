@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from caffe_weights.files.solverstate import read_binaryproto
-from repro.caffe.layers.arrays import DummyData, HDF5Data, Input, MemoryData
+from repro.caffe.layers.arrays import DummyData, HDF5Data, MemoryData
 from repro.caffe.layers.base import DataLayer, Shape
 from repro.data.caffe_rng import CaffeRNG
 from repro.data.lists import missing_advice, read_lines
@@ -347,7 +347,6 @@ class ImageData(PictureLayer):
 TYPES: dict[str, type[DataLayer]] = {
     "ImageSegData": ImageSegData,
     "ImageData": ImageData,
-    "Input": Input,
     "MemoryData": MemoryData,
     "DummyData": DummyData,
     "HDF5Data": HDF5Data,
