@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from repro.caffe.proto import Typed
+from repro.data.caffe_rng import CaffeRNG
 
 
 def _fan(shape: tuple[int, ...], norm: str) -> float:
@@ -31,40 +33,50 @@ def _bilinear(shape: tuple[int, ...], filler: Typed) -> torch.Tensor:
 
 
 @torch.no_grad()
-def fill(value: torch.Tensor, filler: Typed, generator: torch.Generator) -> None:
+def fill(value: torch.Tensor, filler: Typed, rng: CaffeRNG, generator: torch.Generator) -> None:
     """Fills a parameter in place.
 
     Args:
         value: float32.
         filler: Its FillerParameter.
-        generator: Where random numbers come from.
+        rng: Caffe's generator, which uniform, xavier and positive_unitball draw from, once for each element.
+        generator: torch's, which gaussian and msra draw from.
 
     Raises:
         ValueError: The type is unknown, or does not suit the shape.
 
-    Caffe: include/caffe/filler.hpp.
-    Deviates: the numbers are torch's, not boost's; only their distribution is Caffe's. constant and bilinear are exact.
+    Caffe: include/caffe/filler.hpp. constant, bilinear, uniform, xavier and positive_unitball are exact.
+    Deviates: gaussian and msra are torch's numbers of Caffe's distribution; Caffe's depend on its version of boost, and on how many draws that takes.
     """
     shape, kind = tuple(value.shape), filler.type
     if kind == "constant":
         value.fill_(filler.value)
     elif kind == "uniform":
-        _uniform(value, filler.min, filler.max, generator)
+        if filler.min > filler.max:
+            raise ValueError(
+                f"{filler.where}: uniform's min must be at most max; got {filler.min} and {filler.max}; correct the prototxt"
+            )
+        _uniform(value, filler.min, filler.max, rng)
     elif kind == "xavier":
         bound = math.sqrt(3 / max(1.0, _fan(shape, filler.variance_norm)))
-        _uniform(value, -bound, bound, generator)
+        _uniform(value, -bound, bound, rng)
     elif kind == "msra":
-        value.copy_(
-            torch.randn(shape, generator=generator) * math.sqrt(2 / max(1.0, _fan(shape, filler.variance_norm)))
-        )
+        value.normal_(0, math.sqrt(2 / max(1.0, _fan(shape, filler.variance_norm))), generator=generator)
     elif kind == "gaussian":
-        value.copy_(torch.randn(shape, generator=generator) * filler.std + filler.mean)
+        if filler.std < 0:
+            raise ValueError(
+                f"{filler.where}: gaussian's std must not be negative; got {filler.std}; correct the prototxt"
+            )
+        value.normal_(filler.mean, filler.std, generator=generator)
         if filler.sparse >= 0:  # Caffe: on average `sparse` inputs of every output are kept
             kept = min(1.0, filler.sparse / max(1, shape[0] if shape else 1))
             value.mul_(torch.rand(shape, generator=generator) < kept)
     elif kind == "positive_unitball":
-        _uniform(value, 0.0, 1.0, generator)
-        value.div_(value.flatten(1).sum(1).reshape(-1, *[1] * (len(shape) - 1)))
+        _uniform(value, 0.0, 1.0, rng)
+        if shape:
+            value.div_(
+                value.flatten(1).sum(1).reshape(-1, *[1] * (len(shape) - 1)) if len(shape) > 1 else value.clone()
+            )
     elif kind == "bilinear":
         value.copy_(_bilinear(shape, filler))
     else:
@@ -74,7 +86,8 @@ def fill(value: torch.Tensor, filler: Typed, generator: torch.Generator) -> None
         )
 
 
-def _uniform(value: torch.Tensor, low: float, high: float, generator: torch.Generator) -> None:
-    if low > high:
-        raise ValueError(f"uniform filler: min must be at most max; got {low} and {high}; correct the prototxt")
-    value.copy_(torch.rand(value.shape, generator=generator) * (high - low) + low)
+def _uniform(value: torch.Tensor, low: float, high: float, rng: CaffeRNG) -> None:
+    """Draws as boost::uniform_real<float> does: draw / 2^32 * (high - low) + low."""
+    low, high = np.float32(low), np.float32(high)
+    draws = rng.draw(value.numel()).astype(np.float32) / np.float32(2**32)
+    value.copy_(torch.from_numpy(draws * (high - low) + low).reshape(value.shape))

@@ -123,8 +123,12 @@ def wire(layers: Sequence[Typed], inputs: Sequence[str], automatic: Callable[[Ty
             in_place = place < len(layer.bottom) and layer.bottom[place] == name
             shared = in_place and len(net.values[bottoms[place]].readers) > 1
             if shared or (name in current and not in_place):
-                reason = "is read by another layer, so it cannot be overwritten in place" if shared else "exists already"
-                raise ValueError(f"{where}: a blob must be the top of one layer; got {name!r}, which {reason}; rename it")
+                reason = (
+                    "is read by another layer, so it cannot be overwritten in place" if shared else "exists already"
+                )
+                raise ValueError(
+                    f"{where}: a blob must be the top of one layer; got {name!r}, which {reason}; rename it"
+                )
             tops.append(make(name, index, in_place))
         tops += [make("", index) for _ in range(automatic(layer))]
         net.bottoms.append(bottoms)

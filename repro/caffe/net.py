@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from caffe_weights import Message
-from repro.caffe.layers.base import Layer
-
-
-@dataclass
-class Learnable:
-    """A parameter that a layer owns: one of Caffe's learnable_params, in their order, which is that of a solverstate's history.
-
-    layer: The owner's name.
-    index: Of the parameter among the owner's blobs.
-    tensor: The parameter; the layers that share it hold the same object. After `Net.backward` its grad is never None where lr_mult is not 0.
-    lr_mult, decay_mult: As the prototxt gives them (1 where it gives none), float32. With lr_mult 0 no gradient is computed and the solver leaves it alone.
-    """
-
-    layer: str
-    index: int
-    tensor: nn.Parameter
-    lr_mult: float
-    decay_mult: float
+from repro.caffe import inplace
+from repro.caffe.bounds import Bounds
+from repro.caffe.build import Step, build, read_net
+from repro.caffe.graph import State
+from repro.caffe.layers import Context, Layer
+from repro.caffe.layers.shape import copies
+from repro.caffe.params import Learnable, copy_weights, share
+from repro.data.caffe_rng import MAX_DRAW, CaffeRNG
 
 
 class Net(nn.Module):
@@ -38,14 +27,16 @@ class Net(nn.Module):
         prototxt: The file, or a NetParameter that caffe_weights.parse_prototxt read.
         weights: Caffe models to copy parameters from, one after the other; none keeps the fillers'.
         phase: "TEST" or "TRAIN"; with `level` and `stages` the NetState that include and exclude rules ask for.
+        stages, level: See `phase`.
         defines: Values of the ${VAR}s that DeepLab's scripts fill in.
         fuse: Whether layers that one of our kernels computes together are joined (repro/caffe/fuse.py).
-        allow_large: Whether blobs may be larger than the bounds MAX_COUNT and half of the machine's memory.
-        device, dtype: Of parameters and blobs.
+        allow_large: Whether blobs may be larger than repro/caffe/bounds.py allows.
+        device: Of parameters and blobs.
+        dtype: Of parameters and blobs.
         root: The folder that relative paths in the prototxt start from; by default the current one, as Caffe's.
-        seed: Caffe's random_seed: of the generator that Dropout and data layers draw from, in the net's order. Without one it comes from torch.
+        seed: Caffe's random_seed: of the generator that fillers, Dropout and data layers draw from, in the net's order. Without one it comes from torch.
         rng: That generator itself, where a solver has it already.
-        log: Takes each line that Caffe would log and that says something of the result.
+        log: Takes each line that says something of the result.
 
     Attributes:
         name: Of the net.
@@ -53,22 +44,14 @@ class Net(nn.Module):
         blobs: Blob name to its tensor of the last forward pass.
         params: Layer name to its parameters, of layers that have any; a shared one is the owner's object.
         learnable: Every parameter that a layer owns.
-        inputs, outputs: Names of blobs that are set from outside, and of those that no layer takes.
-        rng: Caffe's generator.
+        inputs, outputs: Names of blobs that are set from outside, and of those that no layer takes, sorted.
+        rng: Caffe's generator. generator: torch's, of the fillers whose numbers are not Caffe's.
 
     Raises:
         FileNotFoundError, ValueError: The prototxt or the weights are unusable; one line that names file, line and layer.
 
     Caffe: src/caffe/net.cpp.
     """
-
-    name: str
-    layers: Mapping[str, Layer]
-    blobs: dict[str, torch.Tensor]
-    params: dict[str, list[nn.Parameter]]
-    learnable: list[Learnable]
-    inputs: list[str]
-    outputs: list[str]
 
     def __init__(
         self,
@@ -85,11 +68,80 @@ class Net(nn.Module):
         dtype: torch.dtype = torch.float32,
         root: Path | None = None,
         seed: int | None = None,
-        rng=None,
+        rng: CaffeRNG | None = None,
         log: Callable[[str], None] = lambda line: None,
     ):
         super().__init__()
-        raise NotImplementedError
+        if phase not in ("TRAIN", "TEST"):
+            raise ValueError(f'Net: phase must be "TRAIN" or "TEST"; got {phase!r}; choose one')
+        if seed is None:
+            seed = int(torch.randint(0, MAX_DRAW, ()))
+        self.rng = rng or CaffeRNG(seed)
+        self.phase, self.device, self.dtype, self._log = phase, torch.device(device or "cpu"), dtype, log
+        param = read_net(prototxt, defines)
+        state = State(phase, level or param.state.level, (*stages, *param.state.stage))
+        self.bounds = Bounds(allow_large, torch.empty((), dtype=dtype).element_size(), training=phase == "TRAIN")
+        self.generator = torch.Generator().manual_seed(seed)
+        context = Context(phase, self.rng, root or Path(), self.bounds.add, self.generator, dtype, log)
+        made = build(param, state, context)
+        self.name, self.inputs, self.outputs = param.name, made.inputs, made.outputs
+        self._steps, self._input_values, self._losses = made.steps, made.input_values, made.losses
+        self._readers, self._names = made.readers, made.names
+        self.modules_in_order = nn.ModuleList(step.layer for step in self._steps)
+        self.layers: dict[str, Layer] = {step.layer.name: step.layer for step in self._steps}
+        self.learnable: list[Learnable] = share(self.modules_in_order, param.force_backward)
+        self.force_backward = param.force_backward
+        self.to(device=self.device, dtype=dtype)
+        for learnable in self.learnable:
+            if learnable.tensor.dim() == 4:
+                learnable.tensor.data = learnable.tensor.data.contiguous(memory_format=torch.channels_last)
+        self.blobs: dict[str, torch.Tensor] = {}
+        self._inputs = {
+            name: torch.zeros(shape, dtype=dtype, device=self.device)
+            for name, shape in zip(self.inputs, made.input_shapes, strict=True)
+        }
+        self._loss: list[tuple[torch.Tensor, float]] = []
+        self._need_backward()
+        for path in [weights] if isinstance(weights, (str, os.PathLike)) else weights or ():
+            self.copy_from(path)
+
+    @property
+    def params(self) -> dict[str, list[nn.Parameter]]:
+        """Layer name to its parameters, of layers that have any."""
+        return {name: list(layer.blobs) for name, layer in self.layers.items() if len(layer.blobs)}
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """What each output counts in the loss; 0 of those that count nothing."""
+        weights = dict(self._losses)
+        return {name: weights.get(self._names[name], 0.0) for name in self.outputs}
+
+    def _need_backward(self) -> None:
+        """Says of every bottom whether its gradient is computed (Caffe: Net::Init; autograd finds by itself what a loss depends on)."""
+        for step in self._steps:
+            given = step.layer.param.propagate_down
+            if given and len(given) != len(step.bottoms):
+                raise step.layer.fail(
+                    f"propagate_down must be given for each of its {len(step.bottoms)} bottoms", len(given)
+                )
+            step.need = [
+                step.layer.allows_force_backward(i) and (given[i] if given else True) for i in range(len(step.bottoms))
+            ]
+            if self.force_backward:
+                step.need = [step.layer.allows_force_backward(i) for i in range(len(step.bottoms))]
+
+    def _set_inputs(self, inputs: Mapping[str, torch.Tensor]) -> None:
+        for name, given in inputs.items():
+            if name not in self._inputs:
+                raise ValueError(
+                    f"Net.forward: an input must be one of {', '.join(self.inputs) or 'none'}; got {name!r}; see the prototxt"
+                )
+            value = torch.as_tensor(given).to(device=self.device, dtype=self.dtype)
+            if value.dim() == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+            if self.force_backward and not value.requires_grad:
+                value = value.detach().requires_grad_()
+            self._inputs[name] = value
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Computes all blobs.
@@ -99,27 +151,88 @@ class Net(nn.Module):
 
         Returns:
             The output blobs by name.
+
+        Raises:
+            ValueError: A name, shape, label or file does not fit.
         """
-        raise NotImplementedError
+        self._set_inputs(inputs)
+        values: dict[int | tuple[int, int], torch.Tensor] = {}
+        for name, index in zip(self.inputs, self._input_values, strict=True):
+            self._store(values, index, self._inputs[name])
+        for step in self._steps:
+            self._run(step, values)
+        self.blobs = {name: values[index] for name, index in self._names.items()}
+        self._loss = [(values[index], weight) for index, weight in self._losses]
+        return {name: self.blobs[name] for name in self.outputs}
+
+    def _run(self, step: Step, values: dict) -> None:
+        layer = step.layer
+        bottoms = [
+            values[slot] if need else values[slot].detach() for slot, need in zip(step.bottoms, step.need, strict=True)
+        ]
+        shapes = [tuple(bottom.shape) for bottom in bottoms]
+        if shapes != step.shapes and not layer.DATA:
+            for shape in layer.reshape(shapes):
+                self.bounds.check(shape, layer.param.where)
+            step.shapes = shapes
+        if step.seen is not None and bottoms[0].requires_grad and torch.is_grad_enabled():
+            cell = inplace.Cell()
+            values.setdefault("cells", {}).setdefault(step.seen, []).append(cell)
+            tops = inplace.run(layer, bottoms[0], cell, step.in_place)
+        else:
+            tops = layer(bottoms)
+        if layer.DATA:
+            tops = tuple(self._placed(top) for top in tops)
+        for index, top in zip(step.tops, tops, strict=True):
+            self._store(values, index, top)
+
+    def _placed(self, top: torch.Tensor) -> torch.Tensor:
+        top = top.to(device=self.device, dtype=self.dtype)
+        return top.contiguous(memory_format=torch.channels_last) if top.dim() == 4 else top
+
+    def _store(self, values: dict, index: int, value: torch.Tensor) -> None:
+        """Keeps a value, with a copy for each of its readers, and tells it to layers whose gradient asks what it was in the end."""
+        values[index] = value
+        for cell in values.get("cells", {}).get(index, ()):
+            cell.final = value.detach()
+        readers = self._readers[index]
+        if len(readers) == 1:
+            values[readers[0]] = value
+        elif readers:
+            values.update(zip(readers, copies(value, len(readers)), strict=True))
 
     def loss(self) -> torch.Tensor:
-        """Returns the loss of the last forward pass: every top times its loss_weight, summed; a scalar, 0 where the net has no loss."""
-        raise NotImplementedError
+        """Returns the loss of the last forward pass: every top times its loss_weight, summed; a float64 scalar, 0 where the net has no loss."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for top, weight in self._loss:
+            total = total + (top.double() * weight).sum()
+        return total
 
     def backward(self) -> None:
         """Adds the gradients of the loss to the parameters' grad, as Caffe's Backward adds to diff."""
-        raise NotImplementedError
+        roots = [(top, weight) for top, weight in self._loss if top.requires_grad]
+        if roots:
+            tops, weights = zip(*roots, strict=True)
+            torch.autograd.backward(tops, [torch.full_like(t, w) for t, w in zip(tops, weights, strict=True)])
+        for learnable in self.learnable:
+            tensor = learnable.tensor
+            if tensor.requires_grad and tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
 
     def clear_param_diffs(self) -> None:
         """Forgets the gradients (Caffe: Net::ClearParamDiffs); call it before an iteration's first pass."""
-        raise NotImplementedError
+        for learnable in self.learnable:
+            learnable.tensor.grad = None
 
     def copy_from(self, weights: str | os.PathLike) -> None:
         """Copies the parameters of a .caffemodel or .caffemodel.h5, matched by layer name; layers that it lacks keep theirs, each with a line in the log.
 
         Raises:
-            ValueError: A layer has another number of blobs, or a blob another shape.
+            FileNotFoundError, ValueError: The file is unusable, a layer has another number of blobs, or a blob another shape.
 
         Caffe: Net::CopyTrainedLayersFrom.
         """
-        raise NotImplementedError
+        copied = copy_weights(self.modules_in_order, weights, self._log)
+        for name, layer in self.layers.items():
+            if len(layer.blobs) and name not in copied:
+                self._log(f"Layer {name} keeps its values: {weights} has no such layer")

@@ -134,14 +134,14 @@ def stream_place(nets: Sequence[Net], rng: CaffeRNG) -> StreamPlace:
     positions = [
         {name: layer.position for name, layer in net.layers.items() if hasattr(layer, "position")} for net in nets
     ]
-    return StreamPlace(rng.state(), [bytes(net.filler.get_state().numpy()) for net in nets], positions)
+    return StreamPlace(rng.state(), [bytes(net.generator.get_state().numpy()) for net in nets], positions)
 
 
 def go_to(place: StreamPlace, nets: Sequence[Net], rng: CaffeRNG) -> None:
     """Puts all data layers and the generator where a snapshot left them."""
     rng.set_state(*place.rng)
     for net, filler, positions in zip(nets, place.filler, place.positions, strict=True):
-        net.filler.set_state(torch.frombuffer(bytearray(filler), dtype=torch.uint8))
+        net.generator.set_state(torch.frombuffer(bytearray(filler), dtype=torch.uint8))
         for name, position in positions.items():
             net.layers[name].seek(position)
 
@@ -176,7 +176,7 @@ def read_stream(path: Path, nets: Sequence[Net]) -> StreamPlace:
         words = np.frombuffer(base64.b64decode(found["rng"], validate=True), "<u4")
         index, positions = found["rng_index"], found["positions"]
         filler = [base64.b64decode(state, validate=True) for state in found["filler"]]
-        sizes = [net.filler.get_state().numel() for net in nets]
+        sizes = [net.generator.get_state().numel() for net in nets]
         fits = [list(place) for place in positions] == names and [len(state) for state in filler] == sizes
         counts = [index, *(count for place in positions for count in place.values())]
         whole = all(type(count) is int and 0 <= count < 2**40 for count in counts) and index <= 624

@@ -84,7 +84,7 @@ class Accuracy(Layer):
         if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < classes:
             raise self.fail(f"labels must be 0..{classes - 1} or ignored", int(label.max()), "set ignore_label")
         right = (ranked(rows, 1, param.top_k)[1] == label[:, None]).any(1)
-        accuracy = right.sum() / max(1, label.numel())
+        accuracy = right.sum().double() / max(1, label.numel())
         if self.tops == 1:
             return (accuracy.to(x.dtype),)
         hits, totals = (torch.bincount(part, minlength=classes).double() for part in (label[right], label))

@@ -108,7 +108,7 @@ class DummyData(DataLayer):
         if index in self._constant:
             return self._constant[index]
         value, filler = torch.empty(self._shapes[index]), self._fillers[index]
-        fill(value, filler, self.context.filler)
+        fill(value, filler, self.context.rng, self.context.generator)
         if filler.type == "constant":
             self._constant[index] = value
         return value
@@ -136,7 +136,7 @@ class HDF5Data(DataLayer):
         source = self.context.root / param.source
         self._files = [self.context.root / line.strip() for _, line in read_lines(source)]
         self._names = list(self.param.top)
-        self._random = torch.Generator().manual_seed(self.context.filler.initial_seed())
+        self._random = torch.Generator().manual_seed(self.context.generator.initial_seed())
         self._rows = param.batch_size
         self._open: dict[Path, list[np.ndarray]] = {}
         self.seek(0)

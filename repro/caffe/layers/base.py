@@ -23,10 +23,11 @@ class Context:
     """What a net gives all its layers.
 
     phase: "TRAIN" or "TEST".
-    rng: Caffe's global generator, which Dropout and the data layers draw from in the order of the net.
+    rng: Caffe's global generator, which fillers, Dropout and the data layers draw from in the order of the net.
     root: The folder that relative paths in the prototxt start from.
     allocate: Counts the elements of a blob about to be made against the net's bound; raises ValueError beyond it.
-    filler: torch's generator, which the fillers draw from.
+    generator: torch's, for the fillers whose numbers are not Caffe's (repro/caffe/fillers.py).
+    dtype: Of the blobs; data layers compute in it.
     log: Takes one line of text.
     """
 
@@ -34,7 +35,7 @@ class Context:
     rng: CaffeRNG
     root: Path
     allocate: Callable[[Shape, str], None]
-    filler: torch.Generator
+    generator: torch.Generator
     dtype: torch.dtype = torch.float32
     log: Callable[[str], None] = field(default=lambda line: None)
 
@@ -71,6 +72,7 @@ class Layer(nn.Module):
         self.name, self.type = param.name, param.type
         self.blobs = nn.ParameterList()
         self.blob_shapes: list[Shape] = []
+        self.param_propagate_down: list[bool] = []
         self.tops = 0
 
     def setup(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
@@ -106,7 +108,7 @@ class Layer(nn.Module):
         if filler is None:
             value.fill_(default)
         else:
-            fill(value, filler, self.context.filler)
+            fill(value, filler, self.context.rng, self.context.generator)
         self.blobs.append(nn.Parameter(value))
         self.blob_shapes.append(tuple(shape))
 
@@ -115,7 +117,7 @@ class Layer(nn.Module):
         value = self.blobs[index]
         if not self.param_propagate_down[index]:
             value = value.detach()
-        return value if tuple(value.shape) == self.blob_shapes[index] else value.view(self.blob_shapes[index])
+        return value if tuple(value.shape) == self.blob_shapes[index] else value.reshape(self.blob_shapes[index])
 
     def expect_axes(self, shape: Shape, axes: int) -> None:
         """Raises unless a bottom has that many axes."""
@@ -137,7 +139,7 @@ class DataLayer(Layer):
         raise NotImplementedError
 
     def next(self) -> tuple[torch.Tensor, ...]:
-        """Returns the next batch's tops: float32, on the CPU; the net moves them to its device and dtype."""
+        """Returns the next batch's tops on the CPU; the net moves them to its device and dtype."""
         raise NotImplementedError
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:

@@ -62,9 +62,7 @@ class Convolution(Layer):
         if hole and conv.has("dilation"):
             raise self.fail("dilation or DeepLab v1's hole must be given", "both", "keep one")
         stem = "hole" if hole else "dilation"
-        self.dilation = (
-            spatial(self, conv, stem, 1, stem) if hole else tuple(_pair(self, conv.dilation, "dilation"))
-        )
+        self.dilation = spatial(self, conv, stem, 1, stem) if hole else tuple(_pair(self, conv.dilation, "dilation"))
         self.group = conv.group
         if not all(1 <= side for side in (*self.kernel, *self.stride, *self.dilation)):
             raise self.fail(
@@ -119,9 +117,7 @@ class Convolution(Layer):
     def forward(self, bottoms: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Convolves every bottom."""
         weight, bias = self.weight_and_bias()
-        return tuple(
-            F.conv2d(x, weight, bias, self.stride, self.pad, self.dilation, self.group) for x in bottoms
-        )
+        return tuple(F.conv2d(x, weight, bias, self.stride, self.pad, self.dilation, self.group) for x in bottoms)
 
     def weight_and_bias(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the weight, channels_last, and the bias or None."""

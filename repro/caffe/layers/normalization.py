@@ -18,7 +18,7 @@ class BatchNorm(Layer):
     """(x - mean) / sqrt(variance + eps), with the statistics in the blobs, which are sums with a factor (blob 2), or with the batch's.
 
     Caffe: src/caffe/layers/batch_norm_layer.cpp. update_global_stats is DeepLab v2's: it subtracts the global mean, divides by the variance of this batch
-        around it, moves the sums, and computes no gradient of the statistics.
+        around it, adds both to the sums, and computes no gradient of the statistics.
     Deviates: the DeepLab fork never computes the batch's variance (each pass divides by the root of the last divisor plus eps); this is BVLC's.
     """
 
@@ -52,7 +52,7 @@ class BatchNorm(Layer):
             with torch.no_grad():
                 centred = x - channelwise(mean, x.dim())
                 variance = _channel_mean(centred * centred)
-                self._move(_channel_mean(x), variance, x)
+                self._move(mean, variance, x)
             return ((x - channelwise(mean, x.dim())) / channelwise((variance + norm.eps).sqrt(), x.dim()),)
         mean = _channel_mean(x)
         centred = x - channelwise(mean, x.dim())
@@ -100,7 +100,9 @@ class Scale(Layer):
         span = bottom_shapes[1] if len(bottom_shapes) == 2 else self.span
         self.first = self.axis(getattr(self.param, self.PARAM).axis, len(shape)) if span else 0
         if shape[self.first : self.first + len(span)] != span:
-            raise self.fail(f"its factor's shape {list(span)} must be its bottom's from axis {self.first} on", list(shape))
+            raise self.fail(
+                f"its factor's shape {list(span)} must be its bottom's from axis {self.first} on", list(shape)
+            )
         return [shape]
 
     def spread(self, value: torch.Tensor, axes: int) -> torch.Tensor:

@@ -70,7 +70,10 @@ class Pooling(Layer):
         height, width = self.reshape([tuple(x.shape)])[0][2:]
         kernel, pad = self.kernel or tuple(x.shape[2:]), self.pad
         largest = self.pool.pool == "MAX"
-        beyond = [0, 0]  # torch pads at most half a kernel, and at the end only what the last window needs must be there
+        beyond = [
+            0,
+            0,
+        ]  # torch pads at most half a kernel, and at the end only what the last window needs must be there
         if any(2 * p > k for p, k in zip(pad, kernel, strict=True)):
             beyond, pad = list(pad), (0, 0)
             x = F.pad(x, (beyond[1], beyond[1], beyond[0], beyond[0]), value=-math.inf if largest else 0.0)
