@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
+from repro.caffe.build import read_net
 from repro.caffe.draw import draw_net
+from repro.caffe.graph import State, included
 from repro.caffe.log import info, number, warning
 from repro.caffe.net import Net
-from repro.caffe.reading import read_net
 from repro.caffe.scores import described, scores
 from repro.caffe.solver import Solver
 from repro.caffe.solver_parameter import read_solver
@@ -239,8 +240,9 @@ def _time(options) -> None:
 
 
 def _draw(options) -> None:
-    net = read_net(Path(options.model), options.phase, options.level, _stages(options), _defines(options))
-    write_text(options.out, draw_net(net.layers, net.inputs, net.name))
+    net = read_net(options.model, _defines(options))
+    state = State(options.phase, options.level or net.state.level, (*_stages(options), *net.state.stage))
+    write_text(options.out, draw_net(included(net.layer, state), net.input, net.name))
 
 
 if __name__ == "__main__":

@@ -116,6 +116,27 @@ class Net(nn.Module):
         weights = dict(self._losses)
         return {name: weights.get(self._names[name], 0.0) for name in self.outputs}
 
+    def listed_layers(self) -> list[tuple[str, str, list[nn.Parameter]]]:
+        """Lists name, type and parameters of every layer as Caffe's model files do, with the splits that it puts behind blobs of several readers.
+
+        Caffe: src/caffe/util/insert_splits.cpp, InsertSplits and SplitLayerName.
+        """
+        listed: list[tuple[str, str, list[nn.Parameter]]] = []
+
+        def split(blob: str, layer: str, place: int, value: int, weights: Sequence[float] = ()) -> None:
+            counts = place < len(weights) and weights[place] != 0
+            if len(self._readers[value]) + counts > 1:
+                listed.append((f"{blob}_{layer}_{place}_split", "Split", []))
+
+        for place, (name, value) in enumerate(zip(self.inputs, self._input_values, strict=True)):
+            split(name, "input", place, value)
+        for step in self._steps:
+            layer = step.layer
+            listed.append((layer.name, layer.type, list(layer.blobs)))
+            for place, (name, value) in enumerate(zip(layer.param.top, step.tops, strict=False)):
+                split(name, layer.name, place, value, layer.param.loss_weight)
+        return listed
+
     def _need_backward(self) -> None:
         """Says of every bottom whether its gradient is computed (Caffe: Net::Init; autograd finds by itself what a loss depends on)."""
         for step in self._steps:

@@ -92,7 +92,7 @@ def write_snapshot(prefix: Path, hdf5: bool, net: Net, update: Update, iteration
     else:
         model, state = Path(f"{stem}.caffemodel"), Path(f"{stem}.solverstate")
         info(f"Snapshotting to binary proto file {model}")
-        layers = {name: (layer.type, [_array(blob) for blob in layer.blobs]) for name, layer in net.layers.items()}
+        layers = {name: (kind, list(map(_array, blobs))) for name, kind, blobs in net.listed_layers()}
         write_caffemodel(model, layers, net.name)
         info(f"Snapshotting solver state to binary proto file {state}")
         write_solverstate(state, iteration, arrays, str(model), update.current_step)
@@ -103,8 +103,8 @@ def owned_blobs(net: Net) -> dict[str, dict[int, np.ndarray]]:
     """Returns every layer's own blobs by number; those that it shares with an earlier layer are left out."""
     seen: set[int] = set()
     owned: dict[str, dict[int, np.ndarray]] = {}
-    for name, layer in net.layers.items():
-        new = {number: blob for number, blob in enumerate(layer.blobs) if id(blob) not in seen}
+    for name, _, blobs in net.listed_layers():
+        new = {number: blob for number, blob in enumerate(blobs) if id(blob) not in seen}
         seen.update(map(id, new.values()))
         owned[name] = {number: _array(blob) for number, blob in new.items()}
     return owned
