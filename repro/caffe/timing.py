@@ -27,7 +27,7 @@ def time_net(net: Net, iterations: int) -> dict[str, float]:
     """
     info("Performing Forward")
     net()
-    info(f"Initial loss: {number(float(net.loss()))}")
+    info(f"Initial loss: {number(float(net.loss().detach()))}")
     info("Performing Backward")
     for _ in range(WARMUP):
         net.clear_param_diffs()
