@@ -85,7 +85,7 @@ class Net(nn.Module):
         params: Layer name to its parameters, of layers that have any; a shared one is the owner's object.
         learnable: Every parameter that a layer owns.
         inputs, outputs: Names of blobs that are set from outside, and of those that no layer takes, sorted.
-        rng: Caffe's generator.
+        rng: Caffe's generator. generator: torch's, of the fillers whose numbers are not Caffe's.
 
     Raises:
         FileNotFoundError, ValueError: The prototxt or the weights are unusable; one line that names file, line and layer.
@@ -121,8 +121,8 @@ class Net(nn.Module):
         param = read_net(prototxt, defines)
         state = State(phase, level or param.state.level, (*stages, *param.state.stage))
         self.bounds = Bounds(allow_large, torch.empty((), dtype=dtype).element_size(), training=phase == "TRAIN")
-        generator = torch.Generator().manual_seed(seed)
-        context = Context(phase, self.rng, root or Path(), self.bounds.add, generator, log)
+        self.generator = torch.Generator().manual_seed(seed)
+        context = Context(phase, self.rng, root or Path(), self.bounds.add, self.generator, dtype, log)
         made = build(param, state, context)
         self.name, self.inputs, self.outputs = param.name, made.inputs, made.outputs
         self._made = made
@@ -150,6 +150,34 @@ class Net(nn.Module):
     def params(self) -> dict[str, list[nn.Parameter]]:
         """Layer name to its parameters, of layers that have any."""
         return {name: list(layer.blobs) for name, layer in self.layers.items() if len(layer.blobs)}
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """What each output counts in the loss; 0 of those that count nothing."""
+        weights = dict(self._made.losses)
+        return {name: weights.get(self._made.names[name], 0.0) for name in self.outputs}
+
+    def listed_layers(self) -> list[tuple[str, str, list[nn.Parameter]]]:
+        """Lists name, type and parameters of every layer as Caffe's model files do, with the splits that it puts behind blobs of several readers.
+
+        Caffe: src/caffe/util/insert_splits.cpp, InsertSplits and SplitLayerName.
+        """
+        listed: list[tuple[str, str, list[nn.Parameter]]] = []
+        _, readers = _slots(self._made.steps)
+
+        def split(blob: str, layer: str, place: int, value: int, weights: Sequence[float] = ()) -> None:
+            counts = place < len(weights) and weights[place] != 0
+            if readers.get(value, 0) + counts > 1:
+                listed.append((f"{blob}_{layer}_{place}_split", "Split", []))
+
+        for place, (name, value) in enumerate(zip(self.inputs, self._made.input_values, strict=True)):
+            split(name, "input", place, value)
+        for step in self._made.steps:
+            layer = step.layer
+            listed.append((layer.name, layer.type, list(layer.blobs)))
+            for place, (name, value) in enumerate(zip(layer.param.top, step.tops, strict=False)):
+                split(name, layer.name, place, value, layer.param.loss_weight)
+        return listed
 
     def _set_inputs(self, inputs: Mapping[str, torch.Tensor]) -> None:
         for name, given in inputs.items():

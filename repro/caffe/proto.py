@@ -144,7 +144,7 @@ def _value(value, field: Field, kind: str, file: str, line: int):
         expected = "true or false"
     elif field.kind == "float":
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if math.isfinite(value) and abs(value) <= np.finfo(np.float32).max:
+            if math.isfinite(value) and abs(value) <= float(np.finfo(np.float32).max):
                 return float32(value)
             expected = "a finite float32"
     else:

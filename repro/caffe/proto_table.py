@@ -52,7 +52,7 @@ MESSAGES = {
     "tanh_param=TanHParameter threshold_param=ThresholdParameter tile_param=TileParameter unique_label_param=UniqueLabelParameter "
     "window_data_param=WindowDataParameter",
     "TransformationParameter": 'scale=float:1 mirror=bool:false crop_size=uint32:0 mean_file=string:"" mean_value=float* '
-    "force_color=bool:false force_gray=bool:false scale_factors=float*",
+    "force_color=bool:false force_gray=bool:false scale_factors=float* crop_width=uint32:0 crop_height=uint32:0",
     "LossParameter": 'ignore_label=int32 normalization=NormalizationMode:VALID normalize=bool weight_source=string:""',
     "AccuracyParameter": "top_k=uint32:1 axis=int32:1 ignore_label=int32",
     "AdaptiveBiasChannelParameter": "num_iter=int32:1 bg_portion=float:0.2 fg_portion=float:0.2 suppress_others=bool:true "

@@ -27,6 +27,7 @@ class Context:
     root: The folder that relative paths in the prototxt start from.
     allocate: Counts the elements of a blob about to be made against the net's bound; raises ValueError beyond it.
     generator: torch's, for the fillers whose numbers are not Caffe's (repro/caffe/fillers.py).
+    dtype: Of the blobs; data layers compute in it.
     log: Takes one line of text.
     """
 
@@ -35,6 +36,7 @@ class Context:
     root: Path
     allocate: Callable[[Shape, str], None]
     generator: torch.Generator
+    dtype: torch.dtype = torch.float32
     log: Callable[[str], None] = field(default=lambda line: None)
 
 
@@ -137,7 +139,7 @@ class DataLayer(Layer):
         raise NotImplementedError
 
     def next(self) -> tuple[torch.Tensor, ...]:
-        """Returns the next batch's tops: float32, on the CPU; the net moves them to its device and dtype."""
+        """Returns the next batch's tops on the CPU; the net moves them to its device and dtype."""
         raise NotImplementedError
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
