@@ -11,7 +11,7 @@ from PIL import Image
 
 import caffe_weights
 from repro.device import Compute, choose_device
-from repro.models import MultiScale
+from repro.models import MultiScale, enlarged_scores
 from repro.ops import interp, merge_scores
 from repro.protocol import PAPER, Row, load_protocol
 from repro.records.store import read_record
@@ -66,9 +66,9 @@ class Model:
         data = padded(pixels, self.settings["transform"]["mean_bgr"], self.settings["test"]["crop_size"])
         with self._compute.autocast():
             output = self.network(data.to(self._compute.device))
-        merged, weights = merge_scores(output.scores, output.logits, output.mode)
-        size = data.shape[2:]
-        scores = interp(merged.float(), size)[0, :, :height, :width]
+        size, valid_size = data.shape[2:], torch.tensor([[height, width]], device=self._compute.device)
+        scores = enlarged_scores(output, size, valid_size)[0, :, :height, :width]
+        weights = merge_scores(output.scores, output.logits, output.mode)[1] if output.logits is not None else None
         seen = None if weights is None else interp(weights.float(), size)[0, :, :height, :width].cpu().numpy()
         labels = scores.argmax(0).to(torch.uint8).cpu().numpy()
         return Prediction(labels, scores.softmax(0).cpu().numpy(), seen)

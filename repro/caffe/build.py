@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from caffe_weights import Message, read_prototxt
 from repro.caffe import inplace
@@ -27,8 +27,7 @@ REFUSED = {
 class Step:
     """One layer of the net and the values that it reads and writes.
 
-    bottoms: Slots of its bottoms: (value, reader).
-    tops: Values of its tops.
+    bottoms, tops: The values that it reads and writes.
     shapes: Of the bottoms that the layer was last shaped for.
     need: Of each bottom, whether its gradient is computed.
     in_place: Whether its top overwrites its bottom.
@@ -36,12 +35,12 @@ class Step:
     """
 
     layer: Layer
-    bottoms: list[tuple[int, int]]
+    bottoms: list[int]
     tops: list[int]
     shapes: list[Shape]
-    need: list[bool] = field(default_factory=list)
-    in_place: bool = False
-    seen: int | None = None
+    need: list[bool]
+    in_place: bool
+    seen: int | None
 
 
 @dataclass
@@ -50,7 +49,6 @@ class Built:
 
     inputs, input_values, input_shapes: Of the blobs that are set from outside.
     losses: (value, loss_weight) of the tops that make up the loss.
-    readers: Of each value, the slots that read it.
     names: Blob name to its last value.
     """
 
@@ -60,7 +58,6 @@ class Built:
     input_shapes: list[Shape]
     outputs: list[str]
     losses: list[tuple[int, float]]
-    readers: list[list[tuple[int, int]]]
     names: dict[str, int]
 
 
@@ -157,12 +154,6 @@ def build(net: Typed, state: State, context: Context) -> Built:
     if not params:
         raise ValueError(f"{net.where}: a net must have layers in phase {state.phase}; got none; check its rules")
     wiring = wire(params, names, _automatic)
-    readers = [[(index, place) for place in range(len(value.readers))] for index, value in enumerate(wiring.values)]
-    slots = {
-        reader: readers[index][place]
-        for index, value in enumerate(wiring.values)
-        for place, reader in enumerate(value.readers)
-    }
     known: dict[int, Shape] = dict(zip(wiring.inputs, shapes, strict=True))
     for name, shape in zip(names, shapes, strict=True):
         context.allocate(shape, f"{net.where}: input {name!r}")
@@ -184,11 +175,19 @@ def build(net: Typed, state: State, context: Context) -> Built:
             input_shapes += tops
             continue
         losses += [(v, w) for v, w in zip(wiring.tops[index], _loss_weights(layer), strict=True) if w]
-        bottoms = [slots[index, place] for place in range(len(param.bottom))]
-        steps.append(Step(layer, bottoms, wiring.tops[index], bottom_shapes, in_place=in_place))
-        steps[-1].seen = _seen(wiring, params, index, in_place)
+        need = _need_backward(layer, net.force_backward)
+        seen = _seen(wiring, params, index, in_place)
+        steps.append(Step(layer, wiring.bottoms[index], wiring.tops[index], bottom_shapes, need, in_place, seen))
     last = {value.name: index for index, value in enumerate(wiring.values) if value.name}
-    return Built(steps, names, input_values, input_shapes, wiring.outputs, losses, readers, last)
+    return Built(steps, names, input_values, input_shapes, wiring.outputs, losses, last)
+
+
+def _need_backward(layer: Layer, force: bool) -> list[bool]:
+    """Says of every bottom whether its gradient is computed (Caffe: Net::Init; autograd finds by itself what a loss depends on)."""
+    given, number = layer.param.propagate_down, len(layer.param.bottom)
+    if given and len(given) != number:
+        raise layer.fail(f"propagate_down must be given for each of its {number} bottoms", len(given))
+    return [layer.allows_force_backward(i) and (force or not given or given[i]) for i in range(number)]
 
 
 def _seen(wiring: Wiring, params: list[Typed], index: int, in_place: bool) -> int | None:

@@ -41,10 +41,7 @@ def included(layers: Sequence[Typed], state: State) -> list[Typed]:
             raise ValueError(
                 f"{layer.where}: layer {layer.name!r}: it must have include rules or exclude rules; got both; keep one kind"
             )
-        if layer.include:
-            keep = any(map(state.meets, layer.include))
-        else:
-            keep = not any(map(state.meets, layer.exclude))
+        keep = any(map(state.meets, layer.include)) if layer.include else not any(map(state.meets, layer.exclude))
         if keep:
             kept.append(layer)
     return kept

@@ -12,12 +12,52 @@ from torch import nn
 from caffe_weights import Message
 from repro.caffe import inplace
 from repro.caffe.bounds import Bounds
-from repro.caffe.build import Step, build, read_net
+from repro.caffe.build import Built, Step, build, read_net
+from repro.caffe.fuse import Fused
+from repro.caffe.fuse import fuse as fuse_steps
 from repro.caffe.graph import State
 from repro.caffe.layers import Context, Layer
 from repro.caffe.layers.shape import copies
 from repro.caffe.params import Learnable, copy_weights, share
 from repro.data.caffe_rng import MAX_DRAW, CaffeRNG
+
+
+class Blobs(dict):
+    """Blob name to its tensor of the last forward pass; one that fused layers left out is computed when it is asked for, without a gradient."""
+
+    def __init__(self, made: Built, values: dict):
+        super().__init__({name: values[index] for name, index in made.names.items() if index in values})
+        self._made, self._values = made, values
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        index = self._made.names[name]
+        with torch.no_grad():
+            self[name] = self._computed(index)
+        return self[name]
+
+    def _computed(self, index: int) -> torch.Tensor:
+        if index not in self._values:
+            step = next(step for step in self._made.steps if index in step.tops)
+            tops = step.layer([self._computed(bottom) for bottom in step.bottoms])
+            self._values.update(zip(step.tops, tops, strict=True))
+        return self._values[index]
+
+
+def _slots(plan: Sequence[Step | Fused]) -> tuple[list[list], dict[int, int]]:
+    """Names what each step reads: a value, or where several read it (value, reader), in the order of the plan; and counts the readers of each value."""
+    readers: dict[int, int] = {}
+    for step in plan:
+        for value in step.bottoms:
+            readers[value] = readers.get(value, 0) + 1
+    seen: dict[int, int] = {}
+    slots = []
+    for step in plan:
+        slots.append([])
+        for value in step.bottoms:
+            reader = seen.get(value, 0)
+            seen[value] = reader + 1
+            slots[-1].append(value if readers[value] == 1 else (value, reader))
+    return slots, readers
 
 
 class Net(nn.Module):
@@ -85,10 +125,12 @@ class Net(nn.Module):
         context = Context(phase, self.rng, root or Path(), self.bounds.add, self.generator, dtype, log)
         made = build(param, state, context)
         self.name, self.inputs, self.outputs = param.name, made.inputs, made.outputs
-        self._steps, self._input_values, self._losses = made.steps, made.input_values, made.losses
-        self._readers, self._names = made.readers, made.names
-        self.modules_in_order = nn.ModuleList(step.layer for step in self._steps)
-        self.layers: dict[str, Layer] = {step.layer.name: step.layer for step in self._steps}
+        self._made = made
+        kept = {made.names[name] for name in made.outputs} | {value for value, _ in made.losses}
+        self._plan = fuse_steps(made.steps, kept, log) if fuse else list(made.steps)
+        self._slots, self._readers = _slots(self._plan)
+        self.modules_in_order = nn.ModuleList(step.layer for step in made.steps)
+        self.layers: dict[str, Layer] = {step.layer.name: step.layer for step in made.steps}
         self.learnable: list[Learnable] = share(self.modules_in_order, param.force_backward)
         self.force_backward = param.force_backward
         self.to(device=self.device, dtype=dtype)
@@ -101,7 +143,6 @@ class Net(nn.Module):
             for name, shape in zip(self.inputs, made.input_shapes, strict=True)
         }
         self._loss: list[tuple[torch.Tensor, float]] = []
-        self._need_backward()
         for path in [weights] if isinstance(weights, (str, os.PathLike)) else weights or ():
             self.copy_from(path)
 
@@ -113,8 +154,8 @@ class Net(nn.Module):
     @property
     def loss_weights(self) -> dict[str, float]:
         """What each output counts in the loss; 0 of those that count nothing."""
-        weights = dict(self._losses)
-        return {name: weights.get(self._names[name], 0.0) for name in self.outputs}
+        weights = dict(self._made.losses)
+        return {name: weights.get(self._made.names[name], 0.0) for name in self.outputs}
 
     def listed_layers(self) -> list[tuple[str, str, list[nn.Parameter]]]:
         """Lists name, type and parameters of every layer as Caffe's model files do, with the splits that it puts behind blobs of several readers.
@@ -122,34 +163,21 @@ class Net(nn.Module):
         Caffe: src/caffe/util/insert_splits.cpp, InsertSplits and SplitLayerName.
         """
         listed: list[tuple[str, str, list[nn.Parameter]]] = []
+        _, readers = _slots(self._made.steps)
 
         def split(blob: str, layer: str, place: int, value: int, weights: Sequence[float] = ()) -> None:
             counts = place < len(weights) and weights[place] != 0
-            if len(self._readers[value]) + counts > 1:
+            if readers.get(value, 0) + counts > 1:
                 listed.append((f"{blob}_{layer}_{place}_split", "Split", []))
 
-        for place, (name, value) in enumerate(zip(self.inputs, self._input_values, strict=True)):
+        for place, (name, value) in enumerate(zip(self.inputs, self._made.input_values, strict=True)):
             split(name, "input", place, value)
-        for step in self._steps:
+        for step in self._made.steps:
             layer = step.layer
             listed.append((layer.name, layer.type, list(layer.blobs)))
             for place, (name, value) in enumerate(zip(layer.param.top, step.tops, strict=False)):
                 split(name, layer.name, place, value, layer.param.loss_weight)
         return listed
-
-    def _need_backward(self) -> None:
-        """Says of every bottom whether its gradient is computed (Caffe: Net::Init; autograd finds by itself what a loss depends on)."""
-        for step in self._steps:
-            given = step.layer.param.propagate_down
-            if given and len(given) != len(step.bottoms):
-                raise step.layer.fail(
-                    f"propagate_down must be given for each of its {len(step.bottoms)} bottoms", len(given)
-                )
-            step.need = [
-                step.layer.allows_force_backward(i) and (given[i] if given else True) for i in range(len(step.bottoms))
-            ]
-            if self.force_backward:
-                step.need = [step.layer.allows_force_backward(i) for i in range(len(step.bottoms))]
 
     def _set_inputs(self, inputs: Mapping[str, torch.Tensor]) -> None:
         for name, given in inputs.items():
@@ -177,35 +205,36 @@ class Net(nn.Module):
             ValueError: A name, shape, label or file does not fit.
         """
         self._set_inputs(inputs)
-        values: dict[int | tuple[int, int], torch.Tensor] = {}
-        for name, index in zip(self.inputs, self._input_values, strict=True):
+        values: dict = {}  # by value, and by (value, reader) where several read it
+        for name, index in zip(self.inputs, self._made.input_values, strict=True):
             self._store(values, index, self._inputs[name])
-        for step in self._steps:
-            self._run(step, values)
-        self.blobs = {name: values[index] for name, index in self._names.items()}
-        self._loss = [(values[index], weight) for index, weight in self._losses]
+        for step, slots in zip(self._plan, self._slots, strict=True):
+            bottoms = [values[slot] for slot in slots]
+            tops = self._run(step, bottoms, values) if isinstance(step, Step) else step.compute(bottoms)
+            if step.in_place:
+                values.pop(step.bottoms[0], None)  # overwritten: nobody can ask for it
+            for index, top in zip(step.tops, tops, strict=True):
+                self._store(values, index, top)
+        self.blobs = Blobs(self._made, values)
+        self._loss = [(values[index], weight) for index, weight in self._made.losses]
         return {name: self.blobs[name] for name in self.outputs}
 
-    def _run(self, step: Step, values: dict) -> None:
+    def _run(self, step: Step, bottoms: list[torch.Tensor], values: dict) -> tuple[torch.Tensor, ...]:
+        """Runs one layer, reshaped where its bottoms' shapes have changed."""
         layer = step.layer
-        bottoms = [
-            values[slot] if need else values[slot].detach() for slot, need in zip(step.bottoms, step.need, strict=True)
-        ]
+        bottoms = [x if need else x.detach() for x, need in zip(bottoms, step.need, strict=True)]
         shapes = [tuple(bottom.shape) for bottom in bottoms]
         if shapes != step.shapes and not layer.DATA:
             for shape in layer.reshape(shapes):
                 self.bounds.check(shape, layer.param.where)
             step.shapes = shapes
-        if step.seen is not None and bottoms[0].requires_grad and torch.is_grad_enabled():
-            cell = inplace.Cell()
-            values.setdefault("cells", {}).setdefault(step.seen, []).append(cell)
-            tops = inplace.run(layer, bottoms[0], cell, step.in_place)
-        else:
-            tops = layer(bottoms)
         if layer.DATA:
-            tops = tuple(self._placed(top) for top in tops)
-        for index, top in zip(step.tops, tops, strict=True):
-            self._store(values, index, top)
+            return tuple(self._placed(top) for top in layer(bottoms))
+        if step.seen is None or not bottoms[0].requires_grad or not torch.is_grad_enabled():
+            return layer(bottoms)
+        cell = inplace.Cell()
+        values.setdefault("cells", {}).setdefault(step.seen, []).append(cell)
+        return inplace.run(layer, bottoms[0], cell, step.in_place)
 
     def _placed(self, top: torch.Tensor) -> torch.Tensor:
         top = top.to(device=self.device, dtype=self.dtype)
@@ -216,11 +245,9 @@ class Net(nn.Module):
         values[index] = value
         for cell in values.get("cells", {}).get(index, ()):
             cell.final = value.detach()
-        readers = self._readers[index]
-        if len(readers) == 1:
-            values[readers[0]] = value
-        elif readers:
-            values.update(zip(readers, copies(value, len(readers)), strict=True))
+        readers = self._readers.get(index, 0)
+        if readers > 1:
+            values.update(((index, reader), x) for reader, x in enumerate(copies(value, readers)))
 
     def loss(self) -> torch.Tensor:
         """Returns the loss of the last forward pass: every top times its loss_weight, summed; a float64 scalar, 0 where the net has no loss."""

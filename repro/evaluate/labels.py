@@ -16,7 +16,7 @@ from repro.data.lists import Item
 from repro.data.stream import read_test_item
 from repro.device import Compute
 from repro.evaluate.metrics import ConfusionMatrix
-from repro.models import MultiScale
+from repro.models import MultiScale, Output, enlarged_scores
 
 
 class PaddedImage(NamedTuple):
@@ -69,20 +69,23 @@ def padded_batches(
 
 
 @torch.no_grad()
-def predict(network: MultiScale, data: torch.Tensor) -> torch.Tensor:
-    """Labels every pixel of a padded batch; neither the merged nor the enlarged scores of all scales are ever kept.
+def labels_of(output: Output, size: Sequence[int], sizes: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Labels every pixel of a padded batch; without a domain transform neither the merged nor the enlarged scores of all scales are ever kept.
 
     Args:
-        network: In evaluation mode.
-        data: (N, 3, P, P) BGR minus the mean, P of the form 8k+1.
+        output: Of the network.
+        size: (P, P) of the padded batch, pixels, of the form 8k+1.
+        sizes: (height, width) of each image within it.
 
     Returns:
         (N, P, P) uint8 classes (int16 beyond 256), the first of equal scores winning.
 
-    Caffe: fc8_fusion, Interp with zoom_factor 8, argmax.
+    Caffe: fc8_fusion, Interp with zoom_factor 8, DomainTransform where the network has one, argmax.
     """
-    output = network(data)
-    return ops.predict(output.scores, output.logits, output.mode, size=data.shape[2:])[0]
+    if output.edge is None:
+        return ops.predict(output.scores, output.logits, output.mode, size=size)[0]
+    valid_size = torch.tensor([list(one) for one in sizes], dtype=torch.int64, device=output.edge.device)
+    return ops.predict([enlarged_scores(output, size, valid_size)], None, "average", size=size)[0]
 
 
 def label_maps(
@@ -104,8 +107,9 @@ def label_maps(
     """
     network.eval()
     for images, data in padded_batches(items, settings, compute):
-        with compute.autocast():
-            predictions = predict(network, data)
+        with torch.no_grad(), compute.autocast():
+            output = network(data)
+        predictions = labels_of(output, data.shape[2:], [image.size for image in images])
         yield [(image, p[: image.size[0], : image.size[1]]) for image, p in zip(images, predictions, strict=True)]
 
 

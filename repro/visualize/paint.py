@@ -77,7 +77,8 @@ class Painter:
         if baseline is not None:
             panels.append(Panel(f"baseline\nIoU {_percent(self._iou(baseline))}", self.colours[baseline.prediction]))
         merged = Panel(f"{run.model['merge']}\nIoU {_percent(self._iou(seen))}", self.colours[seen.prediction])
-        return [*panels, merged, *scale_panels(seen, run, self.flat)]
+        edge = [] if seen.edge is None else [Panel("edge map", seen.edge, own_span(seen.edge))]
+        return [*panels, merged, *scale_panels(seen, run, self.flat), *edge]
 
     def row(self, run: Recorded, seen: Sequence[Seen], baseline: Sequence[Seen] | None) -> None:
         """Draws a row's strip for every chosen image.
@@ -171,11 +172,12 @@ class Painter:
         }
 
     def _meaning(self, run: Recorded) -> str:
-        """Says what a row's weight maps show."""
+        """Says what a row's weight maps show, and its edge map."""
         scales = ", ".join(f"{scale:g}" for scale in run.model["scales"])
+        edges = ", and the edges where its domain transform stops smoothing" if "dt_num_iter" in run.model else ""
         if run.model["merge"] == "attention":
             ends = "from 0 to 1" if self.flat else "each from its lowest to its highest, which stand below it"
-            return f"the attention weights of scales {scales}, {ends}"
+            return f"the attention weights of scales {scales}, {ends}{edges}"
         if run.model["merge"] == "max":
-            return f"for each of scales {scales}, bright where its score wins in the predicted class"
-        return f"no weight maps, for scales {scales} weigh the same everywhere"
+            return f"for each of scales {scales}, bright where its score wins in the predicted class{edges}"
+        return f"no weight maps, for scales {scales} weigh the same everywhere{edges}"

@@ -162,11 +162,13 @@ class Looked(NamedTuple):
     full: (H, W, 3) uint8 RGB, the photo as it is.
     label: (h, w) uint8 classes, of the photo as the network got it.
     maps: (S, h, w) float32, as of `look`, or None.
+    edge: (h, w) float32, as of `look`, or None.
     """
 
     full: np.ndarray
     label: np.ndarray
     maps: np.ndarray | None
+    edge: np.ndarray | None
 
 
 class Photo:
@@ -192,11 +194,9 @@ class Photo:
         """What the network sees."""
         drawer, full = self.drawer, read_photo(self.path)
         image = shrunk(full, drawer.max_side)
-        height, width = image.shape[:2]
         settings = drawer.settings
         data = padded(image, settings["transform"]["mean_bgr"], settings["test"]["crop_size"])
-        labels, maps = look(drawer.network, data.to(drawer.device), Compute(drawer.device))
-        return Looked(full, labels[0, :height, :width], None if maps is None else maps[0, :, :height, :width])
+        return Looked(full, *look(drawer.network, data.to(drawer.device), [image.shape[:2]], Compute(drawer.device))[0])
 
     def _key(self, *how: Any) -> str:
         return hashlib.sha256(
@@ -218,7 +218,7 @@ class Photo:
         if description.get("key") == key and {"alt", "size"} <= set(description):
             return Drawn(target, shown_name, tuple(description["size"]), description["alt"]), False
 
-        full, label, maps = self.looked
+        full, label, maps, edge = self.looked
         display, scales = shrunk(full, 2 * _PANEL), drawer.network.scales
         names = drawer.settings["data"]["class_names"]
         laid, colours = _enlarged(label, display.shape), class_colours(len(names))
@@ -232,6 +232,7 @@ class Photo:
             ]
             spans = [FLAT if drawer.flat else own_span(one) for one in maps]
             panels += [Panel(*panel) for panel in zip(titles, maps, spans, strict=True)]
+        panels += [Panel("edge map", edge, own_span(edge))] if edge is not None else []
         share = np.bincount(label.ravel(), minlength=len(names)) / label.size
         shown = [c for c in np.argsort(-share, kind="stable").tolist() if share[c] and c]
         legend = [(f"{names[c]}", colours[c]) for c in shown]

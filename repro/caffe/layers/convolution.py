@@ -64,7 +64,7 @@ class Convolution(Layer):
         stem = "hole" if hole else "dilation"
         self.dilation = spatial(self, conv, stem, 1, stem) if hole else tuple(_pair(self, conv.dilation, "dilation"))
         self.group = conv.group
-        if not all(1 <= side for side in (*self.kernel, *self.stride, *self.dilation)):
+        if not all(side >= 1 for side in (*self.kernel, *self.stride, *self.dilation)):
             raise self.fail(
                 "kernel, stride and dilation must be at least 1", f"{self.kernel}, {self.stride}, {self.dilation}"
             )

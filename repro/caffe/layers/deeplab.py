@@ -9,9 +9,9 @@ import numpy as np
 import scipy.io
 import torch
 
+from caffe_weights.files.atomic import replacing
 from repro.caffe.layers.base import Context, Layer, Shape
 from repro.caffe.proto import Typed
-from caffe_weights.files.atomic import replacing
 from repro.ops import dense_crf, domain_transform, interp
 
 

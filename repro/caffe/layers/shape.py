@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -49,11 +50,11 @@ class Slice(Layer):
         length, points = shape[self.dim], param.slice_point
         if points:
             bounds = [0, *points, length]
-            if len(points) != self.tops - 1 or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
+            if len(points) != self.tops - 1 or any(a >= b for a, b in itertools.pairwise(bounds)):
                 raise self.fail(
                     f"slice_point must rise within 0..{length}, one fewer than its {self.tops} tops", points
                 )
-            self.sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+            self.sizes = [b - a for a, b in itertools.pairwise(bounds)]
         elif length % self.tops:
             raise self.fail(f"axis {self.dim} must divide into its {self.tops} tops", length)
         else:
