@@ -179,7 +179,8 @@ class Net(nn.Module):
                 split(name, layer.name, place, value, layer.param.loss_weight)
         return listed
 
-    def _set_inputs(self, inputs: Mapping[str, torch.Tensor]) -> None:
+    def set_inputs(self, **inputs: torch.Tensor) -> None:
+        """Sets inputs for the passes to come, as a solver's step makes them; see `forward`."""
         for name, given in inputs.items():
             if name not in self._inputs:
                 raise ValueError(
@@ -204,7 +205,7 @@ class Net(nn.Module):
         Raises:
             ValueError: A name, shape, label or file does not fit.
         """
-        self._set_inputs(inputs)
+        self.set_inputs(**inputs)
         values: dict = {}  # by value, and by (value, reader) where several read it
         for name, index in zip(self.inputs, self._made.input_values, strict=True):
             self._store(values, index, self._inputs[name])
