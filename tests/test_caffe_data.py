@@ -177,6 +177,9 @@ def test_image_data_subtracts_a_mean_image_before_it_scales(folder):
 REFUSED = {
     seg(PIXEL + "batch_size: 0"): "batch_size must be at least 1; got 0",
     seg(PIXEL + "new_height: 3"): "new_height and new_width must be given together; got 3 and 0",
+    seg(
+        PIXEL + "new_height: 100000 new_width: 100000"
+    ): "new_height * new_width must be at most 89478485; got 10000000000",
     seg("label_type: PIXEL"): "image_data_param must name its list in source; got none",
     seg(PIXEL, "mean_value: 1 mean_value: 2"): "mean_value must be given once or 3 times; got 2 values",
     seg(PIXEL, 'mean_file: "m"'): "mean_file must not be given, as in Caffe; got m; give mean_value",

@@ -16,7 +16,7 @@ from repro.caffe.layers.arrays import DummyData, HDF5Data, MemoryData
 from repro.caffe.layers.base import DataLayer, Shape
 from repro.data.caffe_rng import CaffeRNG
 from repro.data.lists import missing_advice, read_lines
-from repro.data.pictures import size_error
+from repro.data.pictures import MAX_PIXELS, size_error
 from repro.data.stream import BatchPlan, plan_batches
 from repro.data.transforms import (
     TransformationParameter,
@@ -104,6 +104,10 @@ class PictureLayer(DataLayer):
         if (images.new_height > 0) != (images.new_width > 0):
             raise self.fail(
                 "new_height and new_width must be given together", f"{images.new_height} and {images.new_width}"
+            )
+        if images.new_height * images.new_width > MAX_PIXELS:
+            raise self.fail(
+                f"new_height * new_width must be at most {MAX_PIXELS}", images.new_height * images.new_width
             )
         if not images.source:
             raise self.fail("image_data_param must name its list in source", "none")
