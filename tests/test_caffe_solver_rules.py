@@ -114,6 +114,9 @@ def test_three_steps_by_hand(kind):
 def test_sgd_has_the_bits_of_the_protocols_solver():
     torch.manual_seed(1)
     layers = {"conv1": convolution(3, 4, 3), "fc8": convolution(4, 2, 1)}
+    for layer in layers.values():  # what is not filled yet may be NaN
+        torch.nn.init.normal_(layer.weight)
+        torch.nn.init.normal_(layer.bias)
     table = {"base_lr": 0.01, "lr_policy": "step", "gamma": 0.1, "stepsize": 2, "momentum": 0.9, "weight_decay": 0.0005}
     other = Solver(layers, table | {"clip_gradients": 1.0, "iter_size": 3}, {"conv1": (1, 2), "fc8": (10, 20)}, (1, 0))
     text = 'momentum: 0.9 lr_policy: "step" base_lr: 0.01 gamma: 0.1 stepsize: 2 weight_decay: 0.0005 clip_gradients: 1 iter_size: 3'

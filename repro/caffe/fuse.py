@@ -43,10 +43,6 @@ class Fused:
     compute: Callable[[Sequence[torch.Tensor]], tuple[torch.Tensor, ...]]
     in_place: bool = False
 
-    def line(self) -> str:
-        """Says for the log what was joined."""
-        return f"Fused {', '.join(layer.name for layer in self.layers)} into {self.kernel}"
-
 
 class _Graph:
     """Steps by the value that they make, and how many read each."""
@@ -91,10 +87,13 @@ def fuse(steps: Sequence[Step], kept: set[int], log: Callable[[str], None]) -> l
         plan.append(joined or step)
     plan = _without_unread(plan, kept)
     left = {id(step.layer) for step in plan if isinstance(step, Step)}
+    activated = [step.layers[-1].name for step in plan if isinstance(step, Fused) and step.in_place]
+    if activated:
+        log(f"Fused {', '.join(activated)} into the convolutions before them, in place")
     for step in plan:
-        if isinstance(step, Fused):
+        if isinstance(step, Fused) and not step.in_place:
             step.layers = [layer for layer in step.layers if id(layer) not in left]
-            log(step.line())
+            log(f"Fused {', '.join(layer.name for layer in step.layers)} into {step.kernel}")
     return plan
 
 

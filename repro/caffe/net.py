@@ -44,11 +44,15 @@ class Blobs(dict):
 
 
 def _slots(plan: Sequence[Step | Fused]) -> tuple[list[list], dict[int, int]]:
-    """Names what each step reads: a value, or where several read it (value, reader), in the order of the plan; and counts the readers of each value."""
+    """Names what each step reads: a value, or where several read it (value, reader), in the order of the plan; and counts the readers of each value.
+
+    What a kernel reads that stands for several layers is not split: its gradients are summed as autograd does, since Caffe has no such order.
+    """
     readers: dict[int, int] = {}
     for step in plan:
         for value in step.bottoms:
             readers[value] = readers.get(value, 0) + 1
+    whole = {value for step in plan if isinstance(step, Fused) for value in step.bottoms}
     seen: dict[int, int] = {}
     slots = []
     for step in plan:
@@ -56,8 +60,8 @@ def _slots(plan: Sequence[Step | Fused]) -> tuple[list[list], dict[int, int]]:
         for value in step.bottoms:
             reader = seen.get(value, 0)
             seen[value] = reader + 1
-            slots[-1].append(value if readers[value] == 1 else (value, reader))
-    return slots, readers
+            slots[-1].append(value if readers[value] == 1 or value in whole else (value, reader))
+    return slots, {value: 1 if value in whole else number for value, number in readers.items()}
 
 
 class Net(nn.Module):
