@@ -5,9 +5,12 @@ import signal
 from xml.etree import ElementTree
 
 import pytest
+import torch
+from caffe_nets import thin_net
 from tiny_caffe import make_folder, solver_file
 
 from repro.caffe.__main__ import main
+from repro.caffe.timing import time_layers
 from repro.caffe.update import Update
 
 
@@ -99,13 +102,14 @@ def test_signals_stop_and_snapshot(number, flags, iterations, end, folder, monke
     assert signal.getsignal(number) is before
 
 
-def test_time_measures_layers_and_the_whole(folder, capsys):
-    assert main(["time", "--model", "net.prototxt", "--iterations", "2"]) == 0
+@pytest.mark.parametrize("flags", [[], ["--no-fuse"]])
+def test_time_measures_layers_and_the_whole(flags, folder, capsys):
+    assert main(["time", "--model", "net.prototxt", "--iterations", "2", *flags]) == 0
     lines = texts(capsys)
     assert lines[-1] == "*** Benchmark ends ***"
-    names = re.findall(r"^ *(\w+)\tforward: [\d.e+-]+ ms\.$", "\n".join(lines), re.MULTILINE)
+    names = re.findall(r"^ *([\w+]+)\tforward: [\d.e+-]+ ms\.$", "\n".join(lines), re.MULTILINE)
     assert names == ["data", "conv", "relu", "copy", "sum", "drop", "fc", "loss"]
-    assert len([line for line in lines if re.fullmatch(r" *\w+\tbackward: \S+ ms\.", line)]) == len(names)
+    assert len([line for line in lines if re.fullmatch(r" *[\w+]+\tbackward: \S+ ms\.", line)]) == len(names)
     sums = [
         float(re.search(rf"Average {what}: (\S+) ms", "\n".join(lines))[1])
         for what in ("Forward pass", "Backward pass", "Forward-Backward")
@@ -113,6 +117,16 @@ def test_time_measures_layers_and_the_whole(folder, capsys):
     assert sums[0] > 0
     assert sums[1] > 0
     assert sums[2] == pytest.approx(sums[0] + sums[1], rel=1e-4)
+
+
+def test_layers_of_one_kernel_are_timed_together():
+    whole, apart = (time_layers(thin_net("att3_e", torch.float32, fuse=fuse), 1) for fuse in (True, False))
+    joined = [name.split("+") for name in whole if "+" in name]
+    assert any("fc8_fusion" in names for names in joined)
+    assert all("+" not in name for name in apart)
+    assert len(whole) < len(apart)
+    assert all(forward > 0 for forward, _ in (*whole.values(), *apart.values()))
+    assert whole["fc8"][1] > 0
 
 
 def test_draw_shows_every_layer_once_and_escapes(folder):
