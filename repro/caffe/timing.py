@@ -71,10 +71,14 @@ def time_layers(net: Net, iterations: int) -> dict[str, tuple[float, float]]:
         By name, milliseconds forward and backward, the means over `iterations` passes.
     """
     times: dict[str, list[float]] = {}
+    alone: set[str] = set()  # layers that are steps of their own, as the Convolution is whose ReLU overwrites its top
 
     def watch(step: Step | Fused, bottoms: list[torch.Tensor], compute: Callable[..., tuple]) -> tuple:
         layers = [step.layer] if isinstance(step, Step) else step.layers
-        taken = times.setdefault("+".join(layer.name for layer in layers), [0.0, 0.0])
+        if isinstance(step, Step):
+            alone.add(step.layer.name)
+        names = [layer.name for layer in layers if isinstance(step, Step) or layer.name not in alone]
+        taken = times.setdefault("+".join(names), [0.0, 0.0])
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in bottoms]
         given = [leaf.clone() for leaf in leaves]  # which may be overwritten
         begin = _now(net)
