@@ -32,13 +32,13 @@ class Message(dict):
     """The fields of a message: name to list of values (int, float, bool, str, Word, Message), in file order.
 
     Attributes:
-        line: where it begins in its file, from 1.
+        file, line: where it begins; lines count from 1.
         lines: of each field, the line of each of its values, as far as it was read from a file.
     """
 
-    def __init__(self, fields=(), line: int = 1):
+    def __init__(self, fields=(), line: int = 1, file: str = "prototxt"):
         super().__init__(fields)
-        self.line = line
+        self.file, self.line = file, line
         self.lines: dict[str, list[int]] = {}
 
     def one(self, name: str, default=None):
@@ -99,7 +99,7 @@ class _Parser:
         return ValueError(f"{self.where}: line {line}: {problem}; correct the prototxt")
 
     def parse(self) -> Message:
-        root = Message()
+        root = Message(file=self.where)
         stack = [root]  # of open messages; a list instead of recursion, so that depth costs nothing
         name, colon, in_list = "", False, False
         joins = ""  # the field whose string a string that follows at once continues
@@ -113,7 +113,7 @@ class _Parser:
                     raise self.fail(at, f"messages must nest at most {MAX_DEPTH} deep; got more")
                 if in_list:
                     raise self.fail(at, "a list must hold plain values; got a message")
-                stack.append(self.add(stack[-1], name, Message(line=self.line), at))
+                stack.append(self.add(stack[-1], name, Message(line=self.line, file=self.where), at))
                 name, colon = "", False
             elif kind == "close" and not name and len(stack) > 1:
                 stack.pop()

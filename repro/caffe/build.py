@@ -11,7 +11,7 @@ from repro.caffe import inplace
 from repro.caffe.graph import State, Wiring, included, wire
 from repro.caffe.layers import TYPES, Context, Layer
 from repro.caffe.layers.base import Shape
-from repro.caffe.proto import Typed, typed
+from repro.caffe.proto import Typed, fields, typed
 from repro.caffe.upgrade import upgraded
 
 MAX_LAYERS = 10000
@@ -68,8 +68,21 @@ def read_net(prototxt: str | os.PathLike | Message, defines: Mapping[str, str] |
         FileNotFoundError, ValueError: See caffe_weights.read_prototxt and repro.caffe.proto.typed.
     """
     message = prototxt if isinstance(prototxt, Message) else read_prototxt(prototxt, defines)
-    file = "prototxt" if isinstance(prototxt, Message) else str(prototxt)
-    return typed(upgraded(message, file), "NetParameter", file)
+    file = message.file
+    net = upgraded(message, file)
+    for layer in net.get("layer", []):
+        # A layer of another fork has parameters that are unknown because its type is.
+        if isinstance(layer, Message) and set(layer) - set(fields("LayerParameter")):
+            _check_type(str(layer.one("type", "")), f"{file}: line {layer.line}: layer {layer.one('name', '')!r}")
+    return typed(net, "NetParameter", file)
+
+
+def _check_type(kind: str, where: str) -> None:
+    """Raises ValueError unless layers of a type can be run."""
+    if kind in REFUSED:
+        raise ValueError(f"{where}: type {kind!r} must be one that can be run; got one that cannot: {REFUSED[kind]}")
+    if kind not in TYPES:
+        raise ValueError(f"{where}: type must be one of {', '.join(sorted(TYPES))}; got {kind!r}; remove the layer")
 
 
 def _inputs(net: Typed) -> tuple[list[str], list[Shape]]:
@@ -84,8 +97,6 @@ def _inputs(net: Typed) -> tuple[list[str], list[Shape]]:
                 f"{net.where}: there must be 4 input_dim for each of {len(names)} inputs; got {len(dims)}; correct the prototxt"
             )
         shapes = [tuple(dims[i : i + 4]) for i in range(0, len(dims), 4)]
-    if len(shapes) == 1 and len(names) > 1:
-        shapes *= len(names)
     if len(shapes) != len(names):
         raise ValueError(
             f"{net.where}: every input must have a shape; got {len(names)} inputs and {len(shapes)} shapes; correct the prototxt"
@@ -95,18 +106,11 @@ def _inputs(net: Typed) -> tuple[list[str], list[Shape]]:
 
 def _make(param: Typed, context: Context) -> Layer:
     """Makes a layer of its type; raises ValueError where the type is unknown, or the number of bottoms or tops is not its."""
-    kind = TYPES.get(param.type)
     where = f"{param.where}: layer {param.name!r}"
-    if param.type in REFUSED:
-        raise ValueError(
-            f"{where}: type {param.type!r} must be one that can be run; got one that cannot: {REFUSED[param.type]}"
-        )
-    if kind is None:
-        raise ValueError(
-            f"{where}: type must be one of {', '.join(sorted(TYPES))}; got {param.type!r}; remove the layer"
-        )
+    _check_type(param.type, where)
     if param.phase and param.phase != context.phase:
         raise ValueError(f"{where}: its phase must be the net's, {context.phase}; got {param.phase}; use include")
+    kind = TYPES[param.type]
     layer = kind(param, context)
     tops = max(len(param.top), kind.MIN_TOPS) if kind.AUTO_TOPS else len(param.top)
     for what, number, least, most in (
