@@ -193,7 +193,9 @@ REFUSED = {
     seg(PIXEL + "ignore_label: 256"): "ignore_label must lie in 0 .. 255; got 256",
     seg(PIXEL + "rand_skip: 4000000000"): "rand_skip must leave one of the 3 images",
     seg('source: "none.txt"'): "list must exist; got no such file",
-    seg('source: "missing.txt" label_type: PIXEL'): "missing.png must exist; got no such file; complete the data folder",
+    seg(
+        'source: "missing.txt" label_type: PIXEL'
+    ): "missing.png must exist; got no such file; complete the data folder",
     seg('source: "list.txt" label_type: IMAGE'): "an image's label must be a whole number; got '/l0.png'",
     seg('source: "outside.txt" label_type: NONE'): "a picture must lie in the root_folder images; got '/../list.txt'",
     seg('source: "single.txt" label_type: PIXEL'): "a line must name an image and its label; got one column",
