@@ -30,13 +30,16 @@ class Bounds:
         self._total, self._limit = 0, memory_bound()
 
     def check(self, shape: Sequence[int], where: str) -> None:
-        """Raises ValueError unless a blob of that shape may be."""
+        """Raises ValueError unless a blob of that shape may be.
+
+        Deviates: Caffe lets a blob be empty until a layer divides by its size.
+        """
         if len(shape) > MAX_AXES:
             raise ValueError(
                 f"{where}: a blob must have at most {MAX_AXES} axes; got {len(shape)}; correct the prototxt"
             )
-        if any(side < 0 for side in shape):
-            raise ValueError(f"{where}: no side may be negative; got shape {list(shape)}; correct the prototxt")
+        if any(side < 1 for side in shape):
+            raise ValueError(f"{where}: no blob may be empty; got shape {list(shape)}; correct the prototxt")
         if not self._allow_large and count(shape) > MAX_COUNT:
             raise ValueError(
                 f"{where}: a blob must have fewer than 2^31 numbers; got shape {list(shape)}; correct it, or give --allow-large"

@@ -157,7 +157,7 @@ def build(net: Typed, state: State, context: Context) -> Built:
         raise ValueError(f"{net.where}: a net must have at most {MAX_LAYERS} layers; got {len(params)}; split it")
     if not params:
         raise ValueError(f"{net.where}: a net must have layers in phase {state.phase}; got none; check its rules")
-    wiring = wire(params, names, _automatic)
+    wiring = wire(params, names, _automatic, net.where)
     known: dict[int, Shape] = dict(zip(wiring.inputs, shapes, strict=True))
     for name, shape in zip(names, shapes, strict=True):
         context.allocate(shape, f"{net.where}: input {name!r}")

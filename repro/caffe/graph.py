@@ -80,13 +80,14 @@ class Wiring:
     outputs: list[str] = field(default_factory=list)
 
 
-def wire(layers: Sequence[Typed], inputs: Sequence[str], automatic: Callable[[Typed], int]) -> Wiring:
+def wire(layers: Sequence[Typed], inputs: Sequence[str], automatic: Callable[[Typed], int], where: str) -> Wiring:
     """Connects layers by the names of their blobs.
 
     Args:
         layers: In order.
         inputs: Names of the net's inputs.
         automatic: Tells how many tops Caffe adds to a layer.
+        where: The net's file and line, for errors.
 
     Raises:
         ValueError: A bottom is unknown, or two layers make a top; in place counts as such where another layer reads the blob before it is overwritten.
@@ -104,15 +105,15 @@ def wire(layers: Sequence[Typed], inputs: Sequence[str], automatic: Callable[[Ty
 
     for name in inputs:
         if name in current:
-            raise ValueError(f"net: its inputs must have names of their own; got {name!r} twice; rename one")
+            raise ValueError(f"{where}: its inputs must have names of their own; got {name!r} twice; rename one")
         net.inputs.append(make(name, -1))
     for index, layer in enumerate(layers):
-        where = f"{layer.where}: layer {layer.name!r}"
+        place_of = f"{layer.where}: layer {layer.name!r}"
         bottoms, tops = [], []
         for place, name in enumerate(layer.bottom):
             if name not in current:
                 raise ValueError(
-                    f"{where}: bottom {place} must be a top of an earlier layer or an input; got unknown blob {name!r}; correct the prototxt"
+                    f"{place_of}: bottom {place} must be a top of an earlier layer or an input; got unknown blob {name!r}; correct the prototxt"
                 )
             net.values[current[name]].readers.append((index, place))
             bottoms.append(current[name])
@@ -124,7 +125,7 @@ def wire(layers: Sequence[Typed], inputs: Sequence[str], automatic: Callable[[Ty
                     "is read by another layer, so it cannot be overwritten in place" if shared else "exists already"
                 )
                 raise ValueError(
-                    f"{where}: a blob must be the top of one layer; got {name!r}, which {reason}; rename it"
+                    f"{place_of}: a blob must be the top of one layer; got {name!r}, which {reason}; rename it"
                 )
             tops.append(make(name, index, in_place))
         tops += [make("", index) for _ in range(automatic(layer))]

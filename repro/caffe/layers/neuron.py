@@ -103,7 +103,7 @@ class Exp(Neuron):
         """Computes the top. Caffe: src/caffe/layers/exp_layer.cpp: exp(inner * x) * outer."""
         exp = self.param.exp_param
         inner = _log_base(self, exp.base) * exp.scale
-        outer = math.exp(exp.shift) if exp.base == -1 else exp.base**exp.shift
+        outer = _powered(math.e if exp.base == -1 else exp.base, exp.shift)
         return torch.exp(x * inner) * outer
 
 

@@ -63,7 +63,7 @@ class BatchNorm(Layer):
     @torch.no_grad()
     def _move(self, mean: torch.Tensor, variance: torch.Tensor, x: torch.Tensor) -> None:
         fraction = self.param.batch_norm_param.moving_average_fraction
-        per_channel = x.numel() // self.channels
+        per_channel = x.numel() // max(1, self.channels)
         corrected = per_channel / (per_channel - 1) if per_channel > 1 else 1.0
         for blob, value in zip(self.blobs, (mean, variance * corrected, 1.0), strict=True):
             blob.mul_(fraction).add_(value)

@@ -43,6 +43,8 @@ class Pooling(Layer):
             raise self.fail("pad must be less than the kernel", f"{self.pad} and {self.kernel}")
         if max(*self.stride, *(self.kernel or (1,))) >= 2**24:
             raise self.fail("kernel and stride must be below 2^24", f"{self.kernel} and {self.stride}")
+        if self.kernel and any(2 * p > k and p > 1024 for p, k in zip(self.pad, self.kernel, strict=True)):
+            raise self.fail("pad beyond half the kernel must be at most 1024", self.pad)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         """Computes the top's shape."""

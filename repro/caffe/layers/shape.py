@@ -169,7 +169,8 @@ class Tile(Layer):
 
     def forward(self, bottoms: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Repeats."""
-        return (torch.cat([bottoms[0]] * self.param.tile_param.tiles, self.dim),)
+        times = [self.param.tile_param.tiles if axis == self.dim else 1 for axis in range(bottoms[0].dim())]
+        return (bottoms[0].repeat(times),)
 
 
 class Crop(Layer):
