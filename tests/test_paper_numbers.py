@@ -194,14 +194,49 @@ def test_what_the_rows_of_the_text_change():
         "attention-plus": ("table5", "transform.scale_factors", [0.6, 0.8, 1.0, 1.2, 1.4]),
     }
     text = load_protocol("text")
-    assert [row.id for row in text.runnable] == list(changed)
-    for row in text.runnable:
+    rows = [row for row in text.runnable if not row.id.startswith("msc-")]
+    assert [row.id for row in rows] == list(changed)
+    for row in rows:
         table, key, value = changed[row.id]
         base = load_protocol(table).row("attention3-extra")
         assert differing(row, base) == {key: value}
         assert row.dataset == base.dataset
     assert text.row("largefov-voc").of == "table3/baseline"
     assert text.row("largefov-test").of == "table4/largefov"
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("text/msc-person-part", "table1/baseline"),
+        ("text/msc-voc", "table3/baseline"),
+        ("text/msc-coco", "table6/baseline"),
+        ("table4/msc-largefov", "table4/largefov"),
+        ("demo/msc", "demo/baseline"),
+    ],
+)
+def test_deeplab_msc_is_trained_from_the_largefov_of_its_table_with_the_trunk_fixed(name, base):
+    first, second = (load_protocol(one.split("/")[0]).row(one.split("/")[1]) for one in (base, name))
+    branches = {
+        "filters": 128,
+        "dropout_ratio": 0.5,
+        "filler_std": 0.001,
+        "score_filler_std": 0.01,
+        "lr_mult": [10, 20],
+    }
+    assert differing(second, first) == {f"model.msc_{key}": value for key, value in branches.items()} | {
+        "model.lr_mult": [0, 0],
+        "stage.protocol": base.split("/")[0],
+        "stage.row": first.id,
+    }
+    assert second.dataset == first.dataset
+
+
+def test_the_scale_model_has_the_rows_of_table_1_and_deeplab_msc():
+    demo, table1 = load_protocol("demo").rows, load_protocol("table1").rows
+    assert [(row.id, row.printed) for row in demo[:-1]] == [(row.id, row.printed) for row in table1]
+    assert (demo[-1].id, demo[-1].printed) == ("msc", load_protocol("text").row("msc-person-part").printed)
+    assert "no cell of table 1" in demo[-1].why
 
 
 def differing(row, base):
@@ -214,23 +249,28 @@ def differing(row, base):
 def test_status_of_the_rows():
     planned = {
         "table4": [
-            "msc-largefov",
             "crf-coco-largefov",
             "msc-crf-coco-largefov",
             "attention-coco",
             "attention-plus-coco",
             "attention-dt-coco",
         ],
-        "text": ["msc-person-part", "msc-voc", "largefov-crf-voc", "largefov-crf-test", "msc-coco"],
+        "text": ["largefov-crf-voc", "largefov-crf-test"],
     }
     quoted = {"table4": ["tti-zoomout-v2", "parsenet", "crf-rnn", "boxsup", "dpn", "adelaide"]}
     for name in ALL:
         rows = load_protocol(name).rows
         assert [row.id for row in rows if row.status == "planned"] == planned.get(name, [])
         assert [row.id for row in rows if row.status == "quoted"] == quoted.get(name, [])
-    assert [row.id for row in load_protocol("table4").runnable] == ["largefov", "average", "max", "attention"]
+    assert [row.id for row in load_protocol("table4").runnable] == [
+        "largefov",
+        "msc-largefov",
+        "average",
+        "max",
+        "attention",
+    ]
     assert [name for name in ALL if load_protocol(name).view] == ["table2", "table7"]
-    assert [len(load_protocol(name).runnable) for name in ALL] == [13, 0, 13, 4, 13, 13, 0, 9, 13, 1]
+    assert [len(load_protocol(name).runnable) for name in ALL] == [13, 0, 13, 5, 13, 13, 0, 12, 14, 1]
 
 
 def test_settings_of_the_paper():
@@ -294,8 +334,10 @@ def test_data_of_the_tables(name, dataset, train, val, classes):
         assert data["class_names"] == list(classes)
         assert row.dataset == dataset
         assert row.settings.get("submission") == ({"list": "test", "num": 1456} if name == "table4" else None)
-        stage = {"protocol": "coco_pretrain", "row": "largefov"}
-        assert row.settings.get("stage") == (stage if name == "table5" else None)
+        stages = {"msc-largefov": {"protocol": "table4", "row": "largefov"}}
+        if name == "table5":
+            stages[row.id] = {"protocol": "coco_pretrain", "row": "largefov"}
+        assert row.settings.get("stage") == stages.get(row.id)
 
 
 def test_rows_of_a_grid_differ_in_the_grid_alone():

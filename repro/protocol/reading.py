@@ -167,7 +167,7 @@ def _row(
         settings = copy.deepcopy(base.settings) if of else _settings(layers, common, entry, base, where)
         apply(settings, changes, "--set")
         check(settings, where)
-        if "stage" in settings:
+        if "stage" in settings and settings["stage"]["protocol"] != references.reading[-1].stem:
             references.find("{protocol}/{row}".format(**settings["stage"]), where, "stage")
     metric = entry.get("metric", header["metric"])
     if metric != "mean_iou" and settings and metric not in settings["data"]["class_names"]:
@@ -190,6 +190,20 @@ def _row(
     )
 
 
+def _check_own_stages(name: str, rows: list[Row]) -> None:
+    """Raises ValueError unless every stage that is a row of the same file is trained, and leads back to no row."""
+    trained = {row.id: row.settings.get("stage") for row in rows if row.status == "run" and not row.of}
+    for row_id in trained:
+        passed, stage = [row_id], trained[row_id]
+        while stage and stage["protocol"] == name:
+            if stage["row"] not in trained or stage["row"] in passed:
+                raise ValueError(
+                    f"{name}.toml, row {row_id!r}: stage must be another row that is trained; got {stage['row']!r}; correct it"
+                )
+            passed.append(stage["row"])
+            stage = trained[stage["row"]]
+
+
 def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Protocol:
     layers = _layers(path)
     references = _References((*reading, path))
@@ -200,8 +214,12 @@ def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Pr
         header |= {key: layer.document[key] for key in HEADER if key in layer.document}
 
     rows: list[Row] = []
-    own = next((layer for layer in reversed(layers) if layer.document.get("row")), layers[-1])
-    for entry, written in zip(own.document.get("row", []), own.written, strict=True):
+    entries: list[tuple[dict[str, Any], dict[str, Any]]] = []  # as they read, and with the numbers as they are written
+    for layer in layers:
+        own = list(zip(layer.document.get("row", []), layer.written, strict=True))
+        if own:
+            entries = own if layer.document.get("adds_rows") is not True else entries + own
+    for entry, written in entries:
         row_id = entry.get("id")
         where = f"{path.name}, row {row_id!r}"
         if (
@@ -213,6 +231,7 @@ def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Pr
                 f"{where}: id must be a unique name of letters, digits, - and _; got {row_id!r}; correct it"
             )
         rows.append(_row(layers, common, header, entry, written.get("paper", ""), changes, references, where))
+    _check_own_stages(path.stem, rows)
     if not rows:
         raise ValueError(f"{path.name}: there must be at least one [[row]]; got none; add one")
 

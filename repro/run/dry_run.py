@@ -76,7 +76,9 @@ def plan_lines(
         settings = next(iter(rows.values()))[0].row.settings
         lines.append(f"settings of {table}:")
         lines += [f"  {section}.{key} = {json.dumps(settings[section][key])}" for section, key in shared]
-        lines.append(f"rows of {table}, with their cost (training: 3 x forward x images; test: forward x images):")
+        lines.append(
+            f"rows of {table}, with their cost (training: 3 x forward x images, of fixed layers 1 x; test: forward x images):"
+        )
         for row_id, found in rows.items():
             settings = found[0].row.settings
             own = {f"{s}.{k}": v for s, section in settings.items() for k, v in section.items() if (s, k) not in shared}
