@@ -54,7 +54,9 @@ def run(items, network=None, crop_size=17, batch_size=2, ignore_label=255, worke
         "transform": {"mean_bgr": MEAN},
         "test": {"crop_size": crop_size, "batch_size": batch_size},
     }
-    return evaluate(network or Known(), items, settings, Compute(torch.device("cpu"), workers=workers), progress)
+    counts = evaluate(network or Known(), items, settings, Compute(torch.device("cpu"), workers=workers), progress)
+    assert counts.before_crf is None
+    return counts.confusion
 
 
 def expected_counts(items, crop=17):
@@ -136,7 +138,8 @@ def test_ignore_label_is_the_callers(items, tmp_path):
 def test_predict_takes_the_first_of_equal_scores():
     network = Known().eval()
     data = torch.full((1, 3, 9, 9), 20.0 - MEAN[0])  # blue 20 is as near to class 0 as to class 1
-    classes = predict(network, data)
+    with torch.no_grad():
+        classes = predict(network(data), (9, 9))
     assert classes.dtype == torch.uint8
     assert classes.shape == (1, 9, 9)
     assert not classes.any()

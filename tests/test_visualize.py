@@ -94,7 +94,7 @@ def test_the_iou_beside_an_image_is_that_of_its_pixels(run, ran):
         network, settings = network_of(run, row)
         ious = {}
         for batch in label_maps(network, items, settings, CPU):
-            for (item, label, _), prediction in batch:
+            for (item, label, _), prediction, _ in batch:
                 valid, seen = label.numpy() != 255, prediction.numpy()
                 each = []
                 for c in range(3):

@@ -1,4 +1,4 @@
-"""Testing as Caffe tests: pad to the test crop, score, merge, enlarge by 8, cut to the image, argmax; one confusion matrix over the set."""
+"""Testing as Caffe tests: pad to the test crop, score, merge, enlarge by 8, cut to the image, CRF where there is one, argmax; one confusion matrix over the set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from repro.data.lists import Item
 from repro.data.stream import read_test_item
 from repro.device import Compute
 from repro.evaluate.metrics import ConfusionMatrix
-from repro.models import MultiScale
+from repro.evaluate.postprocess import crf_probabilities, enlarged_scores, labels_of
+from repro.models import MultiScale, Output
 
 
 class PaddedImage(NamedTuple):
@@ -27,18 +28,45 @@ class PaddedImage(NamedTuple):
     size: tuple[int, int]
 
 
-def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:
-    """Maps `read` over items in order, `workers` threads at most 2 results each ahead; 0 reads in this thread."""
+class Labelled(NamedTuple):
+    """An image of the test with its labels.
+
+    image: As it was read.
+    labels: (H, W) uint8 or int16 classes on the device, after everything that the row does.
+    before_crf: The same before the CRF; None where the row has none.
+    """
+
+    image: PaddedImage
+    labels: torch.Tensor
+    before_crf: torch.Tensor | None = None
+
+
+class Counts(NamedTuple):
+    """What a test counted.
+
+    confusion: (C, C) int64: row = label, column = prediction.
+    before_crf: The same before the CRF; None where the row has none.
+    """
+
+    confusion: np.ndarray
+    before_crf: np.ndarray | None = None
+
+
+def ahead(work: Callable, items: Iterable, workers: int) -> Iterator:
+    """Maps `work` over items in order, `workers` threads at most 2 results each ahead; 0 works in this thread."""
     if workers == 0:
-        yield from map(read, items)
+        yield from map(work, items)
         return
     items = iter(items)
     with ThreadPoolExecutor(workers) as pool:
-        pending = deque(pool.submit(read, item) for item in itertools.islice(items, 2 * workers))
+        pending: deque = deque()
         try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) >= 2 * workers:
+                    yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
-                pending.extend(pool.submit(read, item) for item in itertools.islice(items, 1))
         finally:
             for future in pending:
                 future.cancel()
@@ -61,62 +89,81 @@ def padded_batches(
         ValueError, FileNotFoundError: A file is unusable; the message names it.
     """
     mean, test = tuple(settings["transform"]["mean_bgr"]), settings["test"]
-    read = _read_ahead(lambda item: (item, *read_test_item(item, mean, test["crop_size"])), items, compute.workers)
+    read = ahead(lambda item: (item, *read_test_item(item, mean, test["crop_size"])), items, compute.workers)
     for _, group in itertools.groupby(read, key=lambda entry: entry[1].shape):
         while batch := list(itertools.islice(group, test["batch_size"])):
             images = [PaddedImage(item, label, size) for item, _, label, size in batch]
             yield images, torch.cat([data for _, data, _, _ in batch]).to(compute.device)
 
 
-@torch.no_grad()
-def predict(network: MultiScale, data: torch.Tensor) -> torch.Tensor:
+def predict(output: Output, size: Sequence[int]) -> torch.Tensor:
     """Labels every pixel of a padded batch; neither the merged nor the enlarged scores of all scales are ever kept.
 
     Args:
-        network: In evaluation mode.
-        data: (N, 3, P, P) BGR minus the mean, P of the form 8k+1.
+        output: Of a network.
+        size: (height, width) of its input, pixels, each of the form 8k+1.
 
     Returns:
-        (N, P, P) uint8 classes (int16 beyond 256), the first of equal scores winning.
+        (N, *size) uint8 classes (int16 beyond 256), the first of equal scores winning.
 
     Caffe: fc8_fusion, Interp with zoom_factor 8, argmax.
     """
-    output = network(data)
-    return ops.predict(output.scores, output.logits, output.mode, size=data.shape[2:])[0]
+    return ops.predict(output.scores, output.logits, output.mode, size=size)[0]
+
+
+@torch.no_grad()
+def _labelled(images: list[PaddedImage], data: torch.Tensor, output: Output, crf: dict | None) -> list[Labelled]:
+    """Goes from the network's output for a batch to the labels of each image."""
+    size = data.shape[2:]
+    plain = [p[: image.size[0], : image.size[1]] for image, p in zip(images, predict(output, size), strict=True)]
+    if crf is None:
+        return [Labelled(image, labels) for image, labels in zip(images, plain, strict=True)]
+    found, scores = [], enlarged_scores(output, size)
+    for i, (image, before) in enumerate(zip(images, plain, strict=True)):
+        own, (height, width) = slice(i, i + 1), image.size
+        refined = crf_probabilities(scores[own, :, :height, :width], data[own, :, :height, :width], crf)
+        found.append(Labelled(image, labels_of(refined)[0], before))
+    return found
 
 
 def label_maps(
-    network: MultiScale, items: Sequence[Item], settings: dict[str, dict], compute: Compute
-) -> Iterator[list[tuple[PaddedImage, torch.Tensor]]]:
-    """Labels the pixels of every image of a list.
+    network: MultiScale, items: Iterable[Item], settings: dict[str, dict], compute: Compute
+) -> Iterator[list[Labelled]]:
+    """Labels the pixels of every image of a list, in its order.
 
     Args:
         network: On the device; put into evaluation mode.
         items: With labels or without.
-        settings: The row's, as of `padded_batches`.
-        compute: Where and how.
+        settings: The row's, as of `padded_batches`; with a section `crf` its labels go through the CRF.
+        compute: Where and how. Its workers are threads that read ahead, and as many that run the CRF beside the network, each at most two batches behind it;
+            their number changes no label.
 
     Yields:
-        Of one batch, every image and its (H, W) uint8 or int16 classes on the device.
+        The images of one batch.
 
     Raises:
         ValueError, FileNotFoundError: A file is unusable; the message names it.
     """
     network.eval()
-    for images, data in padded_batches(items, settings, compute):
-        with compute.autocast():
-            predictions = predict(network, data)
-        yield [(image, p[: image.size[0], : image.size[1]]) for image, p in zip(images, predictions, strict=True)]
+    crf = settings.get("crf")
+
+    def outputs() -> Iterator[tuple[list[PaddedImage], torch.Tensor, Output]]:
+        for images, data in padded_batches(items, settings, compute):
+            with torch.no_grad(), compute.autocast():
+                output = network(data)
+            yield images, data, output
+
+    yield from ahead(lambda batch: _labelled(*batch, crf), outputs(), compute.workers if crf else 0)
 
 
 def evaluate(
     network: MultiScale,
-    items: Sequence[Item],
+    items: Iterable[Item],
     settings: dict[str, dict],
     compute: Compute,
     progress: Callable[[int], None] = lambda images: None,
-) -> np.ndarray:
-    """Scores a list of images.
+) -> Counts:
+    """Scores a list of images, before and after the CRF where the row has one, in one pass of the network.
 
     Args:
         network: As for `label_maps`.
@@ -125,15 +172,17 @@ def evaluate(
         compute: Where and how.
         progress: Called with the number of images just finished; what it raises ends the evaluation.
 
-    Returns:
-        (C, C) int64 confusion matrix: row = label, column = prediction.
-
     Raises:
         ValueError, FileNotFoundError: A file is unusable; the message names it.
     """
-    counts = ConfusionMatrix(len(settings["data"]["class_names"]), settings["data"]["ignore_label"])
+    counts, before = (
+        ConfusionMatrix(len(settings["data"]["class_names"]), settings["data"]["ignore_label"]) for _ in range(2)
+    )
     for batch in label_maps(network, items, settings, compute):
-        for image, prediction in batch:
-            counts.add(prediction, image.label.to(prediction.device))
+        for image, labels, plain in batch:
+            label = image.label.to(labels.device)
+            counts.add(labels, label)
+            if plain is not None:
+                before.add(plain, label)
         progress(len(batch))
-    return counts.result()
+    return Counts(counts.result(), before.result() if "crf" in settings else None)
