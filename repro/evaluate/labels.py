@@ -16,7 +16,7 @@ from repro.data.lists import Item
 from repro.data.stream import read_test_item
 from repro.device import Compute
 from repro.evaluate.metrics import ConfusionMatrix
-from repro.evaluate.postprocess import crf_probabilities, enlarged_scores, labels_of
+from repro.evaluate.postprocess import best_classes, crf_probabilities, enlarged_scores
 from repro.models import MultiScale, Output
 
 
@@ -122,7 +122,7 @@ def _labelled(images: list[PaddedImage], data: torch.Tensor, output: Output, crf
     for i, (image, before) in enumerate(zip(images, plain, strict=True)):
         own, (height, width) = slice(i, i + 1), image.size
         refined = crf_probabilities(scores[own, :, :height, :width], data[own, :, :height, :width], crf)
-        found.append(Labelled(image, labels_of(refined)[0], before))
+        found.append(Labelled(image, best_classes(refined)[0], before))
     return found
 
 

@@ -52,7 +52,7 @@ def crf_probabilities(scores: torch.Tensor, image: torch.Tensor, crf: dict[str, 
     )
 
 
-def labels_of(maps: torch.Tensor) -> torch.Tensor:
+def best_classes(maps: torch.Tensor) -> torch.Tensor:
     """Takes the best class of every pixel, the first of equal ones winning.
 
     Args:
