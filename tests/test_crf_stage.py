@@ -1,6 +1,7 @@
 """The CRF as a stage of the test: against the same steps by hand, before and after it in one pass, beside the network, and in everything that shows a row."""
 
 import hashlib
+import json
 import re
 import tarfile
 import threading
@@ -8,11 +9,13 @@ import threading
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from record_cases import record
 from test_evaluate import MEAN, Known, items  # noqa: F401  a fixture
-from tiny import CRF, CRF_KEYS, SUBMISSION, main, run_command, write_protocol
+from tiny import CRF, CRF_KEYS, SUBMISSION, items_of, main, run_command, write_protocol
 from torch.nn import functional as F
 
+import repro
 from repro import ops
 from repro.data.stream import read_test_item
 from repro.data.transforms import read_label
@@ -27,6 +30,10 @@ from repro.records.store import BEFORE_CRF, read_record, record_path, write_reco
 from repro.records.tables import as_markdown, as_text
 from repro.run.plan import Plan, list_lines
 from repro.solver.snapshot import read_snapshot, training_identity
+from repro.visualize import figures_of_run
+from repro.visualize.__main__ import main as visualize
+from repro.visualize.network import see
+from repro.visualize.photos import read_photo
 
 CPU = Compute(torch.device("cpu"))
 AS_DRAWN = (
@@ -328,3 +335,42 @@ def test_label_maps_before_the_crf_are_made_again_where_one_is_missing(tmp_path,
     assert main(command) == 0
     assert "1 of 2 images are labelled already" in capsys.readouterr().err
     assert [path.read_bytes() for path in sorted(folder.glob("*.tgz"))] == made
+
+
+# Whatever else tests a row.
+
+
+def test_a_library_and_pictures_take_the_crf(ran, tmp_path):
+    folder = record_path(ran / "out", "refined", "max2", 1).parent
+    model = repro.load(folder, device="cpu")
+    (item, *_) = items_of(ran / "data", "val")
+    ((expected,),) = label_maps(model.network, [item], model.settings, CPU)
+    assert (expected.labels != expected.before_crf).any()
+    given = model.predict(read_photo(item.image))
+    assert np.array_equal(given.labels, expected.labels.numpy())
+    assert np.array_equal(given.probabilities.argmax(0), given.labels)
+    np.testing.assert_allclose(given.probabilities.sum(0), 1, atol=1e-5)
+    (seen,) = see(model.network, [item], model.settings, CPU)
+    assert np.array_equal(seen.prediction, expected.labels.numpy())
+    assert np.array_equal(seen.before_crf, expected.before_crf.numpy())
+    (plain,) = see(model.network, [item], {key: model.settings[key] for key in model.settings if key != "crf"}, CPU)
+    assert plain.before_crf is None
+    assert np.array_equal(plain.prediction, seen.before_crf)
+
+    index = figures_of_run(ran / "out", "refined", data_root=ran / "data", folder=tmp_path)
+    drawn = json.loads(index.read_text())
+    assert drawn["repeated"]["max2-seed1"]["different"] == 0
+    assert any("the prediction of max2 before its CRF and after it" in figure["caption"] for figure in drawn["figures"])
+
+    arguments = ["--run", str(ran / "out"), "--table", "refined", "--row", "max2", "--device", "cpu"]
+    arguments += [
+        "--images",
+        str(item.image.parent),
+        "--labels-out",
+        str(tmp_path / "labels"),
+        "--out",
+        str(tmp_path / "p"),
+    ]
+    assert visualize(arguments) == 0
+    written = np.asarray(Image.open(tmp_path / "labels" / f"{item.name}.png"))
+    assert np.array_equal(written, expected.labels.numpy())

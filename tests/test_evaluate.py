@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from repro.data.lists import Item
 from repro.device import Compute
-from repro.evaluate.labels import evaluate, predict
+from repro.evaluate.labels import evaluate
+from repro.evaluate.postprocess import final_labels
 from repro.models import Output
 
 MEAN = (10.0, 20.0, 30.0)
@@ -139,9 +140,10 @@ def test_predict_takes_the_first_of_equal_scores():
     network = Known().eval()
     data = torch.full((1, 3, 9, 9), 20.0 - MEAN[0])  # blue 20 is as near to class 0 as to class 1
     with torch.no_grad():
-        classes = predict(network(data), (9, 9))
+        ((classes, before),) = final_labels(network(data), data, [(9, 9)], None)
     assert classes.dtype == torch.uint8
-    assert classes.shape == (1, 9, 9)
+    assert classes.shape == (9, 9)
+    assert before is None
     assert not classes.any()
 
 

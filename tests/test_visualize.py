@@ -281,7 +281,9 @@ def test_rows_without_parameters_are_left_out(run, ran):
     assert any(line.startswith("not used: ") and "baseline-seed1" in line for line in lines)
     (folder_of(run, "max2") / "snapshot.pt").unlink()
     assert figures_of_run(run, TABLE, log=lines.append) is None
-    assert lines[-1] == f"{TABLE}: no figures, for no row of several scales is recorded with its parameters"
+    assert (
+        lines[-1] == f"{TABLE}: no figures, for no row of several scales or with a CRF is recorded with its parameters"
+    )
 
 
 def test_an_image_without_an_object_is_neither_best_nor_worst(run, ran, tmp_path, monkeypatch):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from repro import ops
 from repro.data.lists import Item
 from repro.data.stream import read_test_item
 from repro.device import Compute
 from repro.evaluate.metrics import ConfusionMatrix
-from repro.evaluate.postprocess import best_classes, crf_probabilities, enlarged_scores
+from repro.evaluate.postprocess import final_labels
 from repro.models import MultiScale, Output
 
 
@@ -96,36 +95,6 @@ def padded_batches(
             yield images, torch.cat([data for _, data, _, _ in batch]).to(compute.device)
 
 
-def predict(output: Output, size: Sequence[int]) -> torch.Tensor:
-    """Labels every pixel of a padded batch; neither the merged nor the enlarged scores of all scales are ever kept.
-
-    Args:
-        output: Of a network.
-        size: (height, width) of its input, pixels, each of the form 8k+1.
-
-    Returns:
-        (N, *size) uint8 classes (int16 beyond 256), the first of equal scores winning.
-
-    Caffe: fc8_fusion, Interp with zoom_factor 8, argmax.
-    """
-    return ops.predict(output.scores, output.logits, output.mode, size=size)[0]
-
-
-@torch.no_grad()
-def _labelled(images: list[PaddedImage], data: torch.Tensor, output: Output, crf: dict | None) -> list[Labelled]:
-    """Goes from the network's output for a batch to the labels of each image."""
-    size = data.shape[2:]
-    plain = [p[: image.size[0], : image.size[1]] for image, p in zip(images, predict(output, size), strict=True)]
-    if crf is None:
-        return [Labelled(image, labels) for image, labels in zip(images, plain, strict=True)]
-    found, scores = [], enlarged_scores(output, size)
-    for i, (image, before) in enumerate(zip(images, plain, strict=True)):
-        own, (height, width) = slice(i, i + 1), image.size
-        refined = crf_probabilities(scores[own, :, :height, :width], data[own, :, :height, :width], crf)
-        found.append(Labelled(image, best_classes(refined)[0], before))
-    return found
-
-
 def label_maps(
     network: MultiScale, items: Iterable[Item], settings: dict[str, dict], compute: Compute
 ) -> Iterator[list[Labelled]]:
@@ -153,7 +122,12 @@ def label_maps(
                 output = network(data)
             yield images, data, output
 
-    yield from ahead(lambda batch: _labelled(*batch, crf), outputs(), compute.workers if crf else 0)
+    def finish(batch: tuple[list[PaddedImage], torch.Tensor, Output]) -> list[Labelled]:
+        images, data, output = batch
+        found = final_labels(output, data, [image.size for image in images], crf)
+        return [Labelled(image, *labels) for image, labels in zip(images, found, strict=True)]
+
+    yield from ahead(finish, outputs(), compute.workers if crf else 0)
 
 
 def evaluate(
