@@ -21,6 +21,9 @@ TORCH_LIBRARY(repro, m) {
   m.def(
       "confusion_matrix(Tensor prediction, Tensor label, SymInt num_classes, SymInt ignore_label) -> (Tensor counts, "
       "Tensor outside)");
+  m.def(
+      "dense_crf(Tensor log_prob, Tensor image, SymInt iterations, float pos_w, float pos_xy_std, float bi_w, float "
+      "bi_xy_std, float bi_rgb_std) -> Tensor");
 }
 
 // An empty Python module: importing repro._C loads the library, which registers the operators above.

@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 import torch
+from test_paper_rows import STAGE, differing
 
 from repro.data.prepare import coco, person_part, voc
 from repro.models import build
@@ -180,82 +181,12 @@ def test_differences_of_the_text():
     assert "like those with fc7" in fc6.why
 
 
-def test_what_the_rows_of_the_text_change():
-    """Every row that runs differs from its cell in the one thing that its name says."""
-    changed = {
-        "attention-one-layer": ("table1", "model.attention_layers", 1),
-        "attention-kernel1": ("table1", "model.attention_kernel", 1),
-        "attention-filters256": ("table1", "model.attention_filters", 256),
-        "attention-filters1024": ("table1", "model.attention_filters", 1024),
-        "attention-fc8": ("table1", "model.attention_input", "fc8"),
-        "attention-fc6": ("table1", "model.attention_input", "fc6"),
-        "four-scales": ("table1", "model.scales", [1, 0.75, 0.5, 0.25]),
-        "four-scales-voc": ("table3", "model.scales", [1, 0.75, 0.5, 0.25]),
-        "attention-plus": ("table5", "transform.scale_factors", [0.6, 0.8, 1.0, 1.2, 1.4]),
-    }
-    text = load_protocol("text")
-    rows = [row for row in text.runnable if not row.id.startswith("msc-")]
-    assert [row.id for row in rows] == list(changed)
-    for row in rows:
-        table, key, value = changed[row.id]
-        base = load_protocol(table).row("attention3-extra")
-        assert differing(row, base) == {key: value}
-        assert row.dataset == base.dataset
-    assert text.row("largefov-voc").of == "table3/baseline"
-    assert text.row("largefov-test").of == "table4/largefov"
-
-
-@pytest.mark.parametrize(
-    ("name", "base"),
-    [
-        ("text/msc-person-part", "table1/baseline"),
-        ("text/msc-voc", "table3/baseline"),
-        ("text/msc-coco", "table6/baseline"),
-        ("table4/msc-largefov", "table4/largefov"),
-        ("demo/msc", "demo/baseline"),
-    ],
-)
-def test_deeplab_msc_is_trained_from_the_largefov_of_its_table_with_the_trunk_fixed(name, base):
-    first, second = (load_protocol(one.split("/")[0]).row(one.split("/")[1]) for one in (base, name))
-    branches = {
-        "filters": 128,
-        "dropout_ratio": 0.5,
-        "filler_std": 0.001,
-        "score_filler_std": 0.01,
-        "lr_mult": [10, 20],
-    }
-    assert differing(second, first) == {f"model.msc_{key}": value for key, value in branches.items()} | {
-        "model.lr_mult": [0, 0],
-        "stage.protocol": base.split("/")[0],
-        "stage.row": first.id,
-    }
-    assert second.dataset == first.dataset
-
-
-def test_the_scale_model_has_the_rows_of_table_1_and_deeplab_msc():
-    demo, table1 = load_protocol("demo").rows, load_protocol("table1").rows
-    assert [(row.id, row.printed) for row in demo[:-1]] == [(row.id, row.printed) for row in table1]
-    assert (demo[-1].id, demo[-1].printed) == ("msc", load_protocol("text").row("msc-person-part").printed)
-    assert "no cell of table 1" in demo[-1].why
-
-
-def differing(row, base):
-    """Lists the keys of a row's settings that differ from another row's, with their values."""
-    keys = {(s, k) for settings in (row.settings, base.settings) for s, table in settings.items() for k in table}
-    mine = {f"{s}.{k}": row.settings.get(s, {}).get(k) for s, k in sorted(keys)}
-    return {key: v for key, v in mine.items() if v != base.settings.get(key.split(".")[0], {}).get(key.split(".")[1])}
-
-
 def test_status_of_the_rows():
     planned = {
         "table4": [
-            "crf-coco-largefov",
             "msc-crf-coco-largefov",
-            "attention-coco",
-            "attention-plus-coco",
             "attention-dt-coco",
         ],
-        "text": ["largefov-crf-voc", "largefov-crf-test"],
     }
     quoted = {"table4": ["tti-zoomout-v2", "parsenet", "crf-rnn", "boxsup", "dpn", "adelaide"]}
     for name in ALL:
@@ -263,14 +194,11 @@ def test_status_of_the_rows():
         assert [row.id for row in rows if row.status == "planned"] == planned.get(name, [])
         assert [row.id for row in rows if row.status == "quoted"] == quoted.get(name, [])
     assert [row.id for row in load_protocol("table4").runnable] == [
-        "largefov",
-        "msc-largefov",
-        "average",
-        "max",
-        "attention",
+        *("largefov", "msc-largefov", "average", "max", "attention"),
+        *("crf-coco-largefov", "attention-coco", "attention-plus-coco"),
     ]
     assert [name for name in ALL if load_protocol(name).view] == ["table2", "table7"]
-    assert [len(load_protocol(name).runnable) for name in ALL] == [13, 0, 13, 5, 13, 13, 0, 12, 14, 1]
+    assert [len(load_protocol(name).runnable) for name in ALL] == [13, 0, 13, 8, 13, 13, 0, 14, 14, 1]
 
 
 def test_settings_of_the_paper():
@@ -335,7 +263,7 @@ def test_data_of_the_tables(name, dataset, train, val, classes):
         assert row.dataset == dataset
         assert row.settings.get("submission") == ({"list": "test", "num": 1456} if name == "table4" else None)
         stages = {"msc-largefov": {"protocol": "table4", "row": "largefov"}}
-        if name == "table5":
+        if name == "table5" or (name == "table4" and "coco" in row.id):
             stages[row.id] = {"protocol": "coco_pretrain", "row": "largefov"}
         assert row.settings.get("stage") == stages.get(row.id)
 
@@ -346,7 +274,7 @@ def test_rows_of_a_grid_differ_in_the_grid_alone():
         for row in others:
             assert set(differing(row, first)) <= {"model.scales", "model.merge", "model.extra_supervision"}
     for mine, base in zip(load_protocol("table5").rows, load_protocol("table3").rows, strict=True):
-        assert differing(mine, base) == {"stage.protocol": "coco_pretrain", "stage.row": "largefov"}
+        assert differing(mine, base) == STAGE
     for mine, base in zip(load_protocol("table7").rows, load_protocol("table6").rows, strict=True):
         assert (mine.of, mine.metric, differing(mine, base)) == (f"table6/{base.id}", "person", {})
 

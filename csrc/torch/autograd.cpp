@@ -253,6 +253,6 @@ TORCH_LIBRARY_IMPL(repro, Autograd, m) {
 
 TORCH_LIBRARY_IMPL(repro, FuncTorchBatched, m) {
   for (const char* op : {"interp", "interp_backward", "merge_scores", "merge_scores_backward", "predict",
-                         "segmentation_loss", "confusion_matrix"})
+                         "segmentation_loss", "confusion_matrix", "dense_crf"})
     m.impl(op, torch::CppFunction::makeFromBoxedFunction<&repro::refuse_vmap>());
 }
