@@ -42,6 +42,7 @@ def test_what_the_rows_of_the_text_change():
         ("text/msc-voc", "table3/baseline"),
         ("text/msc-coco", "table6/baseline"),
         ("table4/msc-largefov", "table4/largefov"),
+        ("table4/msc-crf-coco-largefov", "table4/crf-coco-largefov"),
         ("demo/msc", "demo/baseline"),
     ],
 )
@@ -86,6 +87,12 @@ def test_the_servers_rows_with_a_crf():
     assert differing(table4.row("attention-coco"), table4.row("attention")) == coco
     scales = {"transform.scale_factors": [0.6, 0.8, 1.0, 1.2, 1.4]}
     assert differing(table4.row("attention-plus-coco"), table4.row("attention-coco")) == scales
+    transform = {"dt_num_iter": 3, "dt_spatial_sigma": 100, "dt_range_sigma": 1, "dt_min_weight": 0}
+    edge = {"edge_filler_std": 0.001, "edge_lr_mult": [10, 20]}
+    assert differing(table4.row("attention-dt-coco"), table4.row("attention-coco")) == {
+        "model.extra_supervision": False,
+        **{f"model.{key}": value for key, value in (transform | edge).items()},
+    }
     assert all(
         "crf" not in row.settings
         for name in ("table1", "table3", "table5", "table6")
