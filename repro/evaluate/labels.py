@@ -16,6 +16,7 @@ from repro.data.stream import read_test_item
 from repro.device import Compute
 from repro.evaluate.metrics import ConfusionMatrix
 from repro.evaluate.postprocess import final_labels
+from repro.evaluate.trimap import trimap_label
 from repro.models import MultiScale, Output
 
 
@@ -45,10 +46,12 @@ class Counts(NamedTuple):
 
     confusion: (C, C) int64: row = label, column = prediction.
     before_crf: The same before the CRF; None where the row has none.
+    trimap: Both of the pixels near the boundaries alone; None where they were not asked for.
     """
 
     confusion: np.ndarray
     before_crf: np.ndarray | None = None
+    trimap: Counts | None = None
 
 
 def ahead(work: Callable, items: Iterable, workers: int) -> Iterator:
@@ -136,6 +139,7 @@ def evaluate(
     settings: dict[str, dict],
     compute: Compute,
     progress: Callable[[int], None] = lambda images: None,
+    trimap: float | None = None,
 ) -> Counts:
     """Scores a list of images, before and after the CRF where the row has one, in one pass of the network.
 
@@ -145,18 +149,23 @@ def evaluate(
         settings: The row's; data.class_names and data.ignore_label too.
         compute: Where and how.
         progress: Called with the number of images just finished; what it raises ends the evaluation.
+        trimap: Width of the band around the boundaries whose pixels are counted for themselves too, as of `trimap_band`; None for none.
 
     Raises:
         ValueError, FileNotFoundError: A file is unusable; the message names it.
     """
-    counts, before = (
-        ConfusionMatrix(len(settings["data"]["class_names"]), settings["data"]["ignore_label"]) for _ in range(2)
-    )
+    classes, ignore = len(settings["data"]["class_names"]), settings["data"]["ignore_label"]
+    # After the CRF and before it, of all pixels and of those in the band.
+    counted = [[ConfusionMatrix(classes, ignore) for _ in range(2)] for _ in range(1 if trimap is None else 2)]
     for batch in label_maps(network, items, settings, compute):
-        for image, labels, plain in batch:
-            label = image.label.to(labels.device)
-            counts.add(labels, label)
-            if plain is not None:
-                before.add(plain, label)
+        for image, *maps in batch:
+            labels = [image.label]
+            if trimap is not None:
+                labels.append(torch.from_numpy(trimap_label(image.label.numpy(), trimap, ignore)))
+            for label, matrices in zip(labels, counted, strict=True):
+                for prediction, matrix in zip(maps, matrices, strict=True):
+                    if prediction is not None:
+                        matrix.add(prediction, label.to(prediction.device))
         progress(len(batch))
-    return Counts(counts.result(), before.result() if "crf" in settings else None)
+    found = [Counts(after.result(), before.result() if "crf" in settings else None) for after, before in counted]
+    return found[0]._replace(trimap=found[1] if len(found) > 1 else None)
