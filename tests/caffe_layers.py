@@ -13,11 +13,11 @@ from repro.caffe.proto import typed
 from repro.data.caffe_rng import CaffeRNG
 
 
-def data_layer(text: str, root: Path = Path(), phase: str = "TRAIN", seed: int = 1, dtype=torch.float32):
+def data_layer(text: str, root: Path = Path(), phase: str = "TRAIN", seed: int = 1, dtype=torch.float32, log=print):
     """Sets up the layer of a prototxt; returns it with the shapes of its tops."""
     layer = typed(parse_prototxt(text, "net.prototxt"), "NetParameter", "net.prototxt").layer[0]
     context = Context(
-        phase, CaffeRNG(seed), root, lambda shape, where: None, torch.Generator().manual_seed(seed), dtype
+        phase, CaffeRNG(seed), root, lambda shape, where: None, torch.Generator().manual_seed(seed), dtype, log
     )
     made = TYPES[layer.type](layer, context)
     made.tops = len(layer.top)

@@ -50,13 +50,18 @@ def thin_net(variant: str, dtype: torch.dtype = torch.float64, phase: str = "TRA
     """Builds a variant's net from its own file, with Caffe's initial parameters."""
     file = f"net_thin_{variant}{'_test' if phase == 'TEST' else ''}.prototxt"
     net = Net(prototxt(file), phase=phase, dtype=dtype, fuse=fuse, rng=CaffeRNG(SEED))
+    load_golden(net, variant)
+    return net
+
+
+def load_golden(net: Net, variant: str) -> None:
+    """Gives a variant's net Caffe's initial parameters."""
     values = inputs() | (golden(f"net_thin_{variant}.npz") if (GOLDEN / f"net_thin_{variant}.npz").exists() else {})
     scales = net.layers["att_fc"].blobs[0].shape[0] if "att_fc" in net.layers else 1
     with torch.no_grad():
         for learnable in net.learnable:
             value = torch.tensor(golden_parameter(values, learnable.layer, learnable.index, scales))
             learnable.tensor.copy_(value.reshape(learnable.tensor.shape))
-    return net
 
 
 def thin_inputs(net: Net, t: int = 0) -> dict[str, torch.Tensor]:

@@ -131,6 +131,13 @@ def test_grey_images_have_one_channel(folder):
     assert np.abs(layer.next()[0][0, 0].numpy() + 100 - weighted).max() <= 0.51  # one rounding
 
 
+def test_what_caffe_ignores_is_told(folder):
+    said = []
+    layer, shapes = data_layer(seg(PIXEL + "crop_size: 4 mirror: true"), folder, log=said.append)
+    assert shapes[0] == (1, 3, 6, 8)
+    assert said == ["data: crop_size, mirror of image_data_param have no effect in ImageSegData, as in Caffe"]
+
+
 def test_rand_skip_starts_within_the_list(folder):
     text = seg(PIXEL + "rand_skip: 3")
     skips = set()
@@ -177,6 +184,13 @@ def test_image_data_subtracts_a_mean_image_before_it_scales(folder):
 REFUSED = {
     seg(PIXEL + "batch_size: 0"): "batch_size must be at least 1; got 0",
     seg(PIXEL + "new_height: 3"): "new_height and new_width must be given together; got 3 and 0",
+    seg(
+        PIXEL + "new_height: 100000 new_width: 100000"
+    ): "new_height * new_width must be at most 89478485; got 10000000000",
+    seg(
+        PIXEL + "has_label: false"
+    ): "has_label and max_labels of other forks must be left out; got one of them; set label_type",
+    seg(PIXEL + "max_labels: 2"): "has_label and max_labels of other forks must be left out",
     seg("label_type: PIXEL"): "image_data_param must name its list in source; got none",
     seg(PIXEL, "mean_value: 1 mean_value: 2"): "mean_value must be given once or 3 times; got 2 values",
     seg(PIXEL, 'mean_file: "m"'): "mean_file must not be given, as in Caffe; got m; give mean_value",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -90,6 +91,7 @@ class Net(nn.Module):
         learnable: Every parameter that a layer owns.
         inputs, outputs: Names of blobs that are set from outside, and of those that no layer takes, sorted.
         rng: Caffe's generator. generator: torch's, of the fillers whose numbers are not Caffe's.
+        watch: Where it is set, it is given every step of a pass, with its bottoms and what computes its tops, and computes these (`caffe time`).
 
     Raises:
         FileNotFoundError, ValueError: The prototxt or the weights are unusable; one line that names file, line and layer.
@@ -137,6 +139,7 @@ class Net(nn.Module):
         self.layers: dict[str, Layer] = {step.layer.name: step.layer for step in made.steps}
         self.learnable: list[Learnable] = share(self.modules_in_order, param.force_backward)
         self.force_backward = param.force_backward
+        self.watch: Callable[[Step | Fused, list[torch.Tensor], Callable[..., tuple]], tuple] | None = None
         self.to(device=self.device, dtype=dtype)
         for learnable in self.learnable:
             if learnable.tensor.dim() == 4:
@@ -183,7 +186,8 @@ class Net(nn.Module):
                 split(name, layer.name, place, value, layer.param.loss_weight)
         return listed
 
-    def _set_inputs(self, inputs: Mapping[str, torch.Tensor]) -> None:
+    def set_inputs(self, **inputs: torch.Tensor) -> None:
+        """Sets inputs for the passes to come, as a solver's step makes them; see `forward`."""
         for name, given in inputs.items():
             if name not in self._inputs:
                 raise ValueError(
@@ -208,13 +212,14 @@ class Net(nn.Module):
         Raises:
             ValueError: A name, shape, label or file does not fit.
         """
-        self._set_inputs(inputs)
+        self.set_inputs(**inputs)
         values: dict = {}  # by value, and by (value, reader) where several read it
         for name, index in zip(self.inputs, self._made.input_values, strict=True):
             self._store(values, index, self._inputs[name])
         for step, slots in zip(self._plan, self._slots, strict=True):
             bottoms = [values[slot] for slot in slots]
-            tops = self._run(step, bottoms, values) if isinstance(step, Step) else step.compute(bottoms)
+            compute = partial(self._run, step, values=values) if isinstance(step, Step) else step.compute
+            tops = compute(bottoms) if self.watch is None else self.watch(step, bottoms, compute)
             if step.in_place:
                 values.pop(step.bottoms[0], None)  # overwritten: nobody can ask for it
             for index, top in zip(step.tops, tops, strict=True):

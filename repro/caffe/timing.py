@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
+from repro.caffe.build import Step
+from repro.caffe.fuse import Fused
 from repro.caffe.log import info, number
 from repro.caffe.net import Net
 
@@ -27,7 +30,7 @@ def time_net(net: Net, iterations: int) -> dict[str, float]:
     """
     info("Performing Forward")
     net()
-    info(f"Initial loss: {number(float(net.loss()))}")
+    info(f"Initial loss: {number(float(net.loss().detach()))}")
     info("Performing Backward")
     for _ in range(WARMUP):
         net.clear_param_diffs()
@@ -62,39 +65,40 @@ def time_net(net: Net, iterations: int) -> dict[str, float]:
 
 
 def time_layers(net: Net, iterations: int) -> dict[str, tuple[float, float]]:
-    """Measures every layer of a net by itself; of layers that one kernel computes together, the one that stands for them.
+    """Measures every step of a net by itself; layers that one kernel computes together are one step, with all their names.
 
     Returns:
-        By layer name, milliseconds forward and backward, the means over `iterations` passes.
+        By name, milliseconds forward and backward, the means over `iterations` passes.
     """
     times: dict[str, list[float]] = {}
-    begin = 0.0
+    alone: set[str] = set()  # layers that are steps of their own, as the Convolution is whose ReLU overwrites its top
 
-    def before(layer: torch.nn.Module, given: tuple) -> None:
-        nonlocal begin
+    def watch(step: Step | Fused, bottoms: list[torch.Tensor], compute: Callable[..., tuple]) -> tuple:
+        layers = [step.layer] if isinstance(step, Step) else step.layers
+        if isinstance(step, Step):
+            alone.add(step.layer.name)
+        names = [layer.name for layer in layers if isinstance(step, Step) or layer.name not in alone]
+        taken = times.setdefault("+".join(names), [0.0, 0.0])
+        leaves = [x.detach().requires_grad_(x.requires_grad) for x in bottoms]
+        given = [leaf.clone() for leaf in leaves]  # which may be overwritten
         begin = _now(net)
-
-    def after(layer: torch.nn.Module, given: tuple, tops: tuple[torch.Tensor, ...]) -> None:
-        nonlocal begin
-        taken = times.setdefault(layer.name, [0.0, 0.0])
+        tops = compute(given)
         taken[0] += (_now(net) - begin) * 1e3 / iterations
         roots = [top for top in tops if top.requires_grad]
-        wanted = [value for value in (*given[0], *layer.blobs) if value.requires_grad]
+        wanted = [x for x in (*leaves, *(blob for layer in layers for blob in layer.blobs)) if x.requires_grad]
         if roots and wanted:
             ones = [torch.ones_like(top) for top in roots]
             begin = _now(net)
-            torch.autograd.grad(roots, wanted, ones, allow_unused=True)  # no further back than this layer's bottoms
+            torch.autograd.grad(roots, wanted, ones, allow_unused=True)
             taken[1] += (_now(net) - begin) * 1e3 / iterations
+        return tops
 
-    hooks = []
-    for layer in net.layers.values():
-        hooks += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
+    net.watch = watch
     try:
         for _ in range(iterations):
             net()
     finally:
-        for hook in hooks:
-            hook.remove()
+        net.watch = None
     return {name: (ahead, back) for name, (ahead, back) in times.items()}
 
 

@@ -16,7 +16,7 @@ from repro.caffe.layers.arrays import DummyData, HDF5Data, MemoryData
 from repro.caffe.layers.base import DataLayer, Shape
 from repro.data.caffe_rng import CaffeRNG
 from repro.data.lists import missing_advice, read_lines
-from repro.data.pictures import size_error
+from repro.data.pictures import MAX_PIXELS, size_error
 from repro.data.stream import BatchPlan, plan_batches
 from repro.data.transforms import (
     TransformationParameter,
@@ -105,6 +105,12 @@ class PictureLayer(DataLayer):
             raise self.fail(
                 "new_height and new_width must be given together", f"{images.new_height} and {images.new_width}"
             )
+        if images.new_height * images.new_width > MAX_PIXELS:
+            raise self.fail(
+                f"new_height * new_width must be at most {MAX_PIXELS}", images.new_height * images.new_width
+            )
+        if not images.has_label or images.max_labels != 1:
+            raise self.fail("has_label and max_labels of other forks must be left out", "one of them", "set label_type")
         if not images.source:
             raise self.fail("image_data_param must name its list in source", "none")
 
@@ -197,6 +203,9 @@ class ImageSegData(PictureLayer):
             raise self.fail("mean_file must not be given, as in Caffe", changes.mean_file, "give mean_value")
         if not 0 <= images.ignore_label <= 255:
             raise self.fail("ignore_label must lie in 0 .. 255", images.ignore_label)
+        if ignored := images.set & {"scale", "mean_file", "crop_size", "mirror"}:
+            words = ", ".join(sorted(ignored))
+            self.context.log(f"{self.name}: {words} of image_data_param have no effect in ImageSegData, as in Caffe")
 
     def _crop(self, changes) -> tuple[int, int]:
         sides = changes.has("crop_height"), changes.has("crop_width")
