@@ -39,6 +39,11 @@ GRID = (
 OTHERS = ("aspp", "att3_dt", "msc_all", "msc_frozen", "resnet_max3_e")  # beyond the paper's grid
 
 
+def variants() -> tuple[str, ...]:
+    """Names every thin net of the golden data."""
+    return (*GRID, *OTHERS, "dropout")
+
+
 def golden_parameter(values: dict, layer: str, index: int, scales: int) -> np.ndarray:
     """Finds a layer's parameter among the golden arrays."""
     blob = "wb"[index] if index < 2 else "2"

@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from caffe_nets import GRID, OTHERS, blob_key, first_pass, prototxt, thin_inputs, thin_net
+from caffe_nets import GRID, OTHERS, blob_key, first_pass, thin_inputs, thin_net
 from conftest import golden
 from float_rule import FLOAT64, Step, Truth, assert_within, peak, sampled
 from thin_network import detached, inputs
-
-from repro.caffe.proto import typed
-from repro.caffe.update import Update
 
 
 def expected64(variant: str, learnable) -> dict[str, np.ndarray]:
@@ -64,29 +61,6 @@ def test_first_pass_is_caffes_in_float64(variant, fuse):
 def test_first_pass_is_near_it_in_float32(variant):
     maps = {"att3_dt": ("fc8_fusion", "edge", "fc8_dt"), "resnet_max3_e": ("fc1", "fc_fusion")}
     Truth(first_pass(variant, maps.get(variant, ("fc8_fusion",)))).assert_holds_float32()
-
-
-@pytest.mark.parametrize(
-    "variant", ["aspp", "msc_frozen", "resnet_max3_e", pytest.param("att3_dt", marks=pytest.mark.slow)]
-)
-def test_ten_steps_of_the_solver_are_caffes(variant):
-    expected = golden(f"net_thin_{variant}.npz")
-    net = thin_net(variant)
-    solver = typed(prototxt(f"net_thin_{variant}_solver.prototxt"), "SolverParameter", "solver")
-    update = Update(solver, "SGD", net.learnable)
-    for t in range(10):
-        net.clear_param_diffs()
-        losses = net(**thin_inputs(net, t))
-        for name in map(str, expected["loss_names"]):
-            assert losses[name].item() == pytest.approx(float(expected[f"solver/{name}_f64"][t]), rel=FLOAT64)
-        net.backward()
-        update.apply(t)
-    trained = [one for one in net.learnable if one.lr_mult]
-    assert trained
-    for one in trained:
-        exact = torch.tensor(expected[f"solver/params_after10_257/{blob_key(one.layer, one.index)}_f64"])
-        value = sampled(one.tensor, exact).reshape(exact.shape)
-        assert_within(value, exact, FLOAT64 * (peak(exact) or 1.0), f"{one.layer}[{one.index}]")
 
 
 def test_dropout_masks_are_caffes():
