@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 TORCH := torch==2.13.0
 
-.PHONY: table1 test test-matrix lint registers sanitize clean
+.PHONY: table1 test test-matrix attack lint registers sanitize clean
 
 table1: $(VENV)/installed
 	$(VENV)/bin/python -m repro.run table1 $(TABLE1)
@@ -14,6 +14,11 @@ test: $(VENV)/installed
 # The same tests as on processors with fewer instructions, with 1, 2 and 4 threads; MATRIX="avx2 -- -k solver" chooses.
 test-matrix: $(VENV)/installed
 	$(VENV)/bin/python tests/matrix.py $(MATRIX)
+
+# Hostile input of every kind (SECURITY.md): slow, and as root also on disks that are too small.
+attack: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -m slow tests/test_attack_settings.py tests/test_attack_files.py tests/test_attack_runs.py \
+		tests/test_attack_disk.py tests/test_run_killed.py
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
