@@ -21,6 +21,13 @@ TORCH_LIBRARY(repro, m) {
   m.def(
       "confusion_matrix(Tensor prediction, Tensor label, SymInt num_classes, SymInt ignore_label) -> (Tensor counts, "
       "Tensor outside)");
+  m.def(
+      "domain_transform(Tensor x, Tensor edge, int num_iter, float spatial_sigma, float range_sigma, float min_weight, "
+      "Tensor? valid_size) -> Tensor");
+  m.def(
+      "domain_transform_backward(Tensor dy, Tensor x, Tensor edge, int num_iter, float spatial_sigma, float "
+      "range_sigma, "
+      "float min_weight, Tensor? valid_size) -> (Tensor dx, Tensor dedge)");
 }
 
 // An empty Python module: importing repro._C loads the library, which registers the operators above.

@@ -1,9 +1,10 @@
-// The seven ops of one device, for its register.cpp.
+// The nine ops of one device, for its register.cpp.
 #pragma once
 
 #include <torch/library.h>
 
 #include "torch/confusion_matrix.h"
+#include "torch/domain_transform.h"
 #include "torch/interp.h"
 #include "torch/merge_scores.h"
 #include "torch/predict.h"
@@ -20,6 +21,8 @@ void register_ops(torch::Library& m) {
   m.impl("predict", predict_op<On>);
   m.impl("segmentation_loss", segmentation_loss_op<On>);
   m.impl("confusion_matrix", confusion_matrix_op<On>);
+  m.impl("domain_transform", domain_transform_op<On>);
+  m.impl("domain_transform_backward", domain_transform_backward_op<On>);
 }
 
 }  // namespace repro

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -155,3 +156,77 @@ def confusion_matrix(
     cell = (label * num_classes + prediction)[valid & inside]
     counts = torch.bincount(cell, minlength=num_classes**2).reshape(num_classes, num_classes)
     return counts, (valid & ~inside).sum()
+
+
+class _Weight(torch.autograd.Function):
+    """exp(distance), clipped to min_weight..1, whose derivative is the clipped weight (Caffe: ComputeReferenceGradientDiff)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(distance, min_weight):
+        return distance.double().exp().to(distance.dtype).clamp(min_weight, 1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0], None
+
+    @staticmethod
+    def jvp(ctx, tangent, _):
+        return tangent * ctx.saved_tensors[0]
+
+
+def _there_and_back(x: torch.Tensor, weight: torch.Tensor, dim: int) -> torch.Tensor:
+    """Filters along an axis, from its first line to its last and back. A line's weight is that of its link to the line before it."""
+    lines, weights = list(x.unbind(dim)), weight.unbind(dim)
+    for i in range(1, len(lines)):
+        lines[i] = lines[i] + weights[i] * (lines[i - 1] - lines[i])
+    for i in reversed(range(len(lines) - 1)):
+        lines[i] = lines[i] + weights[i + 1] * (lines[i + 1] - lines[i])
+    return torch.stack(lines, dim)
+
+
+def domain_transform(
+    x: torch.Tensor,
+    edge: torch.Tensor,
+    num_iter: int,
+    spatial_sigma: float,
+    range_sigma: float,
+    min_weight: float,
+    valid_size: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See repro.ops.domain_transform."""
+    check_one_device("domain_transform", x, edge, valid_size)
+    wide = torch.float32 if x.dtype in _STORAGE else x.dtype
+
+    def rounded(number: float, dtype: torch.dtype = wide) -> float:
+        return torch.tensor(number, dtype=dtype).item()
+
+    # Caffe: DomainTransformParameter's numbers are float32, in the float64 program too.
+    spatial_sigma, range_sigma, min_weight = (
+        rounded(number, torch.float32) for number in (spatial_sigma, range_sigma, min_weight)
+    )
+    whole = x.to(wide)
+    sizes = [x.shape[2:]] * x.shape[0] if valid_size is None else valid_size.tolist()
+    images = []
+    for image, guide, (height, width) in zip(whole.split(1), edge.to(wide).split(1), sizes, strict=True):
+        if height == 0 or width == 0:
+            images.append(image)
+            continue
+        y, distance = (
+            image[:, :, :height, :width],
+            1 + guide[:, :, :height, :width] * rounded(spatial_sigma / range_sigma),
+        )
+        for i in range(num_iter):
+            sigma = rounded(spatial_sigma * math.sqrt(3) * 2.0 ** (num_iter - (i + 1)) / math.sqrt(4.0**num_iter - 1))
+            weight = _Weight.apply(distance * rounded(-math.sqrt(2) / sigma), min_weight)
+            y = _there_and_back(_there_and_back(y, weight, 3), weight, 2)
+        beside = torch.cat([y, image[:, :, :height, width:]], dim=3)
+        images.append(torch.cat([beside, image[:, :, height:]], dim=2))
+    y = torch.cat(images) if images else whole
+    return y.to(x.dtype, memory_format=torch.channels_last, copy=True)
