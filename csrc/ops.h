@@ -195,4 +195,35 @@ template <class L>
 void confusion_matrix(Cuda, const L* prediction, const L* label, int64_t pixels, int64_t num_classes,
                       int64_t ignore_label, int64_t* counts, int64_t* outside);
 
+// Mean-field inference in a fully connected CRF over the pixels of every image, `iterations` times:
+//   q = softmax(log_prob), then q = softmax(log_prob + pos_w K_pos q + bi_w K_bi q)
+// K_pos filters with a Gaussian of the positions (x, y) / pos_xy_std, K_bi with one of (x, y) / bi_xy_std and
+// (colour) / bi_rgb_std, both by the permutohedral lattice (shared/permutohedral.h), divided by what they make of ones,
+// plus 1e-20. All is float32, and the e^x that of shared/exponential.h's crf_exponential.
+//   log_prob     (N, C, H, W), 1 <= C <= kMostCrfClasses, finite
+//   image        (N, 3, H, W) uint8 or float, finite; H*W <= kMostCrfPixels
+//   scratch      dense_crf_scratch bytes, aligned to 256. (Cpu takes what the image's lattice needs for itself.)
+//   probability  (N, C, H, W)    output
+// Vertices' sums go over the pixels in their order, as Caffe's do, so that the results are Caffe's.
+// Caffe: src/caffe/layers/densecrf_layer.cpp, src/caffe/util/densecrf_pairwise.cpp and permutohedral.cpp.
+// Deviates: every image has its own K_bi; Caffe builds those of a whole batch from the first image.
+struct DenseCrf {
+  int64_t iterations;
+  float pos_w;
+  float pos_xy_std;
+  float bi_w;
+  float bi_xy_std;
+  float bi_rgb_std;
+};
+constexpr int64_t kMostCrfPixels = 1 << 27;  // their vertices' slots in a hash table are numbered in 32 bits
+constexpr int64_t kMostCrfClasses = 4096;    // a pixel's scores are in shared memory together
+constexpr int64_t dense_crf_scratch(Cpu, Size, int64_t) { return 0; }
+int64_t dense_crf_scratch(Cuda, Size size, int64_t C);
+template <class I>
+void dense_crf(Cpu, const float* log_prob, const I* image, Size size, int64_t N, int64_t C, const DenseCrf& crf,
+               void* scratch, float* probability);
+template <class I>
+void dense_crf(Cuda, const float* log_prob, const I* image, Size size, int64_t N, int64_t C, const DenseCrf& crf,
+               void* scratch, float* probability);
+
 }  // namespace repro
