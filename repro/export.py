@@ -21,7 +21,7 @@ from repro.protocol import load_protocol
 from repro.protocol.reading import parse_override
 from repro.records.store import read_record
 from repro.shell import exit_code
-from repro.solver.snapshot import identity_of, read_snapshot
+from repro.solver.snapshot import read_snapshot, training_identity
 
 
 def export_settings(settings: dict, data_root: Path, mode: str) -> caffe_weights.ExportSettings:
@@ -80,7 +80,7 @@ def settings_of(
             raise ValueError(f"{snapshot}: must have its record.json beside it; got none; name TABLE and --row")
         return row_id, load_protocol(table, overrides).row(row_id).settings
     record = read_record(path)
-    if identity != identity_of(record["provenance"]):
+    if identity != training_identity(record["provenance"], record["settings"]):
         raise ValueError(f"{snapshot}: must be of the run recorded beside it; got another run's; export it elsewhere")
     given = {"table": Path(table).stem if table else record["table"], "row": row_id or record["row"]}
     for key, value in given.items():

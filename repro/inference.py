@@ -11,6 +11,7 @@ from PIL import Image
 
 import caffe_weights
 from repro.device import Compute, choose_device
+from repro.evaluate.postprocess import best_classes, crf_probabilities, whole_scores
 from repro.models import MultiScale
 from repro.ops import interp, merge_scores
 from repro.protocol import PAPER, Row, load_protocol
@@ -24,7 +25,7 @@ class Prediction(NamedTuple):
     """An image as a network sees it; H and W are the image's.
 
     labels: (H, W) uint8 classes.
-    probabilities: (C, H, W) float32, the softmax of the merged scores enlarged to the image.
+    probabilities: (C, H, W) float32, the softmax of the merged scores enlarged to the image; where the row has a CRF, the CRF's.
     weights: (S, H, W) float32, the attention weight of every scale, which sum to 1; None where the network has no attention.
     """
 
@@ -64,14 +65,18 @@ class Model:
         pixels = _pixels(image)
         height, width = pixels.shape[:2]
         data = padded(pixels, self.settings["transform"]["mean_bgr"], self.settings["test"]["crop_size"])
+        data = data.to(self._compute.device)
         with self._compute.autocast():
-            output = self.network(data.to(self._compute.device))
-        merged, weights = merge_scores(output.scores, output.logits, output.mode)
+            output = self.network(data)
         size = data.shape[2:]
-        scores = interp(merged.float(), size)[0, :, :height, :width]
+        scores = whole_scores(output, size, [(height, width)])[:, :, :height, :width]
+        weights = merge_scores(output.scores, output.logits, output.mode)[1] if output.logits is not None else None
         seen = None if weights is None else interp(weights.float(), size)[0, :, :height, :width].cpu().numpy()
-        labels = scores.argmax(0).to(torch.uint8).cpu().numpy()
-        return Prediction(labels, scores.softmax(0).cpu().numpy(), seen)
+        probabilities = scores.softmax(1)
+        if "crf" in self.settings:
+            scores = probabilities = crf_probabilities(scores, data[:, :, :height, :width], self.settings["crf"])
+        labels = best_classes(scores)[0].to(torch.uint8).cpu().numpy()
+        return Prediction(labels, probabilities[0].cpu().numpy(), seen)
 
 
 def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -35,6 +36,7 @@ from repro.ops import interp
 
 FLOAT64 = 1e-10  # relative to the array's largest value
 SAMPLES = 3
+SPACED = (257, 4097)
 U = torch.finfo(torch.float32).eps / 2
 
 
@@ -71,27 +73,27 @@ class PerturbedConvolution(torch.autograd.Function):
     """A convolution whose sums, forward and backward, are off by what float32 may make of them."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, padding, dilation, random):
+    def forward(ctx, x, weight, bias, stride, padding, dilation, random):
         ctx.save_for_backward(x, weight)
-        ctx.settings = padding, dilation, random
-        y = torch.conv2d(x, weight, bias, 1, padding, dilation)
-        terms = torch.conv2d(*map(magnitude, (x, weight, bias)), 1, padding, dilation)
+        ctx.settings = stride, padding, dilation, random
+        y = torch.conv2d(x, weight, bias, stride, padding, dilation)
+        terms = torch.conv2d(*map(magnitude, (x, weight, bias)), stride, padding, dilation)
         return y + U * math.sqrt(weight[0].numel() + 1) * terms * signs(y, random)
 
     @staticmethod
     def backward(ctx, dy):
-        padding, dilation, random = ctx.settings
+        stride, padding, dilation, random = ctx.settings
 
         def sums(*operands):
             return torch.ops.aten.convolution_backward(
-                *operands, [dy.shape[1]], [1, 1], padding, dilation, False, [0, 0], 1, [True, True, True]
+                *operands, [dy.shape[1]], stride, padding, dilation, False, [0, 0], 1, [True, True, True]
             )
 
         x, weight = ctx.saved_tensors
         counts = weight[:, 0].numel(), dy[:, 0].numel(), dy[:, 0].numel()  # of terms, for dx, dweight and dbias
         exact, terms = sums(dy, x, weight), sums(*map(magnitude, (dy, x, weight)))
         moved = [y + U * math.sqrt(n) * t * signs(y, random) for y, n, t in zip(exact, counts, terms, strict=True)]
-        return *moved, None, None, None
+        return *moved, None, None, None, None
 
 
 def chosen_of_map(x: torch.Tensor, winner: torch.Tensor) -> torch.Tensor:
@@ -138,9 +140,11 @@ class Arithmetic(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.conv2d and self.random is not None:
-            x, weight, bias, stride, padding, dilation, groups = args
-            assert (tuple(stride), groups) == ((1, 1), 1)
-            return PerturbedConvolution.apply(x, weight, bias, list(padding), list(dilation), self.random)
+            x, weight, bias, *geometry = (*args, *(None, 1, 0, 1, 1)[len(args) - 2 :])
+            stride, padding, dilation = ([side, side] if isinstance(side, int) else list(side) for side in geometry[:3])
+            assert geometry[3:] == [1]  # groups
+            bias = torch.zeros_like(weight[:, 0, 0, 0]) if bias is None else bias
+            return PerturbedConvolution.apply(x, weight, bias, stride, padding, dilation, self.random)
         if func is torch.ops.repro.segmentation_loss and self.random is not None:
             (loss, *gradient), labels, shrink = func(*args, **kwargs), args[1], args[2]
             n = labels[:, ::shrink, ::shrink].numel()
@@ -287,7 +291,10 @@ class Truth:
 
 
 def sampled(array: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Takes the elements of which Caffe's array was kept: all, or every n-th of the flattened array (tests/golden/README.md)."""
+    """Takes the elements of which Caffe's array was kept: all, every n-th of the flattened array, or SPACED many from its first to its last (tests/golden/README.md)."""
     if array.shape == like.shape:
         return array.detach()
-    return array.detach().reshape(-1)[:: -(-array.numel() // like.numel())]
+    flat = array.detach().reshape(-1)
+    if like.numel() in SPACED:
+        return flat[torch.from_numpy(np.linspace(0, flat.numel() - 1, like.numel()).astype(np.int64))]
+    return flat[:: -(-flat.numel() // like.numel())]

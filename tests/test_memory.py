@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import main, run_command
+from tiny import CRF, CRF_KEYS, main, run_command, write_protocol
 
 from repro.device import Compute
 from repro.models import build
@@ -54,6 +54,18 @@ def test_the_papers_own_row_fits_where_it_should():
     assert 6 < least_bytes(load_protocol("table3").row("attention3-extra").settings) / 2**30 < 12
 
 
+def test_a_crf_beside_the_network_is_counted(settings):
+    plain, test = least_bytes(settings), settings["test"]
+    refined = settings | {"crf": CRF_KEYS}
+    one = 4 * (test["batch_size"] + 3) * 21 * test["crop_size"] ** 2
+    assert least_bytes(settings, 3) == plain  # no CRF
+    tests_alone = refined | {"solver": settings["solver"] | {"max_iter": 0}}
+    network = least_bytes(settings | {"solver": settings["solver"] | {"max_iter": 0}})
+    assert least_bytes(tests_alone, 3) == network + 3 * one
+    assert least_bytes(tests_alone) == max(network, network - 4 * 2 * max(map_sizes(settings, 513)) + one)
+    assert 80e6 < one < 100e6
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
     command = run_command(tmp_path)
     assert (
@@ -66,6 +78,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(tmp_path, monke
         in line
     )
     assert not (tmp_path / "out").exists()
+    write_protocol(tmp_path, CRF)
+    assert main([*command, "--row", "max2", "--set", "test.crop_size=8193", "--workers", "1000"]) == 2
+    assert capsys.readouterr().err.endswith("for the same gradients; of the CRF --workers 1000 may be fewer\n")
     monkeypatch.setattr(memory, "available_bytes", lambda device: None)  # a system that does not say
     check_memory(Plan([command[0]], ["max2"], [1], ["solver.batch_size=65536"]).jobs, Compute(torch.device("cpu")))
 

@@ -1,4 +1,6 @@
-"""The whole network against the original Caffe: maps, losses, gradients, ten solver steps, the test phase; 13 variants and dropout."""
+"""The whole network against the original Caffe: maps, losses, gradients, ten solver steps, the test phase; 13 variants and dropout, DeepLab-MSc and the domain transform."""
+
+import re
 
 import numpy as np
 import pytest
@@ -6,11 +8,13 @@ import torch
 from caffe_dropout import dropout_mask
 from conftest import golden
 from float_rule import Step, Truth
-from thin_network import MODEL, SOLVER, VARIANTS, batch, blobs, detached, run_network, solver_run, thin_network
+from thin_network import MODEL, OTHERS, SOLVER, VARIANTS, batch, blobs, detached, run_network, solver_run, thin_network
 
+from caffe_weights.deeplab.spec import NEW_LAYERS
 from repro.data.caffe_rng import CaffeRNG
 from repro.models import build
 from repro.models.layers import Dropout
+from repro.models.msc import SOURCES
 from repro.models.multiscale import scaled_size
 from repro.ops import interp
 from repro.solver.lr_policy import learning_rate
@@ -28,7 +32,7 @@ def convolution(request):
     torch.backends.mkldnn.set_flags(enabled)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=[*VARIANTS, *OTHERS])
 def run(request):
     """A variant's name, its ten steps: our float64 results with the bounds of float32, and Caffe's file."""
     variant = request.param
@@ -38,11 +42,13 @@ def run(request):
 def caffe_steps(expected: dict, steps: int, suffix: str = "") -> list[dict]:
     """Arranges Caffe's arrays of a solver run by step; `suffix` _f64 for the float64 program's."""
     names = expected["loss_names"].tolist()
+    maps = ("fc8", "att", "edge", *(f"{source}_ms" for source in SOURCES), "grad/")
     result = [{name: expected[f"solver/{name}{suffix}"][t] for name in names} for t in range(steps)]
     for key, value in expected.items():
-        name = key.removesuffix("_f64")
-        if key == name + suffix:
-            if name.startswith(("fc8", "att", "grad/")):
+        # A sampled gradient's name, such as grad_f64_257/fc8/w, has its marks behind the first word.
+        name = re.sub(r"(_f64)?(_257|_4097)?(?=/)", "", key.removesuffix("_f64"))
+        if ("_f64" in key) == (suffix == "_f64"):
+            if name.startswith(maps):
                 result[0][name] = value
             if name.startswith(f"solver/params_after{steps}/"):
                 result[-1][name.replace(f"solver/params_after{steps}", "params")] = value
@@ -58,13 +64,14 @@ def test_float64_is_caffes(run, device):
         assert expected[f"{name}_f64"] == caffe[0][name]
 
 
-def test_caffes_float64_is_kept_of_every_map_and_gradient_of_two_variants():
-    for variant, maps in (("base", 1), ("att3_e", 6)):
+def test_caffes_float64_is_kept_of_every_map_and_gradient_of_some_variants():
+    for variant, maps in (("base", 1), ("att3_e", 6), ("msc_frozen", 7), ("msc_all", 7), ("att3_dt", 4)):
         names = list(caffe_steps(golden(f"net_thin_{variant}.npz"), STEPS, "_f64")[0])
-        assert sum(name.startswith(("fc8", "att")) for name in names) == maps
-        assert sum(name.startswith("grad/") for name in names) == 2 * len(
-            thin_network(variant, torch.float32).convolutions()
-        )
+        trained = thin_network(variant, torch.float32).convolutions()
+        if variant == "msc_frozen":
+            trained = [name for name in trained if name in NEW_LAYERS]
+        assert sum(name.startswith("grad/") for name in names) == 2 * len(trained)
+        assert len(names) == maps + 1 + 2 * len(trained) + (3 if variant == "att3_e" else 0)
 
 
 def test_caffes_float32_is_near_it(run):
@@ -91,10 +98,10 @@ def test_the_rates_are_caffes_to_the_last_bit(variant):
     assert np.array_equal(np.float32(rates), golden(f"net_thin_{variant}.npz")["solver/lr"])
 
 
-@pytest.fixture(scope="module", params=["base", "max2", "avg2", "att2", "max3", "avg3", "att3"])
+@pytest.fixture(scope="module", params=["base", "max2", "avg2", "att2", "max3", "avg3", "att3", *OTHERS])
 def test_phase(request):
     """The test image through a variant, and Caffe's arrays by name."""
-    common, prefix = golden("net_thin_common.npz"), f"{request.param}/"
+    common = golden("net_thin_common.npz")
     image = torch.tensor(common["test_image_u8"].astype(np.float32) - common["mean_bgr"].reshape(1, 3, 1, 1))
 
     @torch.no_grad()
@@ -103,24 +110,30 @@ def test_phase(request):
         with arithmetic:
             maps, _ = run_network(network, image.to(device=device, dtype=dtype))
             maps["fc8_fusion_interp"] = interp(maps["fc8_fusion"], image.shape[2:])
+            maps["fc8_fusion_interp_every9"] = maps["fc8_fusion_interp"][..., 4::9, 4::9]
         return [Step(detached(maps), {})]
 
-    arrays = golden("net_thin_test.npz").items()
+    file, prefix = "net_thin_test.npz", f"{request.param}/"
+    if request.param in OTHERS:
+        file, prefix = f"net_thin_{request.param}.npz", "test/"
+    arrays = golden(file).items()
     return Truth(compute), {name.removeprefix(prefix): value for name, value in arrays if name.startswith(prefix)}
 
 
 def test_test_phase_is_caffes(test_phase, device):
     truth, expected = test_phase
     kept = {name: value for name, value in expected.items() if f"{name}_f64" in expected}
-    assert "fc8_fusion" in kept
+    shown = next(name for name in expected if name.endswith("argmax"))
+    assert "fc8_fusion" in kept or shown != "argmax"  # of the other networks Caffe's float32 alone
     truth.assert_is_caffes([{name: expected[f"{name}_f64"] for name in kept}], device)
-    argmax = torch.tensor(expected.pop("argmax")).long()[:, None]
+    argmax = torch.tensor(expected.pop(shown)).long()[:, None]
     truth.assert_holds_caffes_float32(
         [{name: expected[name] for name in expected if not name.endswith("_f64")}], truth.bounds
     )
-    large = truth.steps[0].forward["fc8_fusion_interp"]
+    enlarged = shown.removesuffix("_argmax") if shown != "argmax" else "fc8_fusion_interp"
+    large = truth.steps[0].forward[enlarged]
     behind = large.amax(1, keepdim=True) - large.gather(1, argmax)
-    assert behind.max() <= 2 * truth.bounds["fc8_fusion_interp"]  # a near-tie of two classes
+    assert behind.max() <= 2 * truth.bounds[enlarged]  # a near-tie of two classes
     assert behind.count_nonzero() <= 1e-4 * behind.numel()
 
 

@@ -146,3 +146,28 @@ def test_a_missing_gradient_is_named():
         RuntimeError, match=r"Solver\.step: every parameter must have a gradient; got none for fc8\.weight, fc8\.bias"
     ):
         solver.step()
+
+
+def test_a_layer_of_rate_0_is_left_as_it_is_with_its_momentum():
+    net = Net()
+    layers = dict(net.named_children())
+    with torch.no_grad():
+        for name, layer in layers.items():
+            layer.weight.copy_(torch.tensor(CAFFE[f"init/{name}/w"]))
+            layer.bias.copy_(torch.tensor(CAFFE[f"init/{name}/b"]))
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    table = TABLE | {"lr_policy": "fixed", "iter_size": 1, "clip_gradients": 0.1}
+    solver = Solver(layers, table, {"conv1": (0, 0), "conv2": (0, 2), "fc8": (10, 20)}, (1, 0))
+    for step in range(3):
+        solver.zero_grad()
+        labels = torch.tensor(CAFFE["label"][step][:, 0]).to(torch.uint8)
+        segmentation_loss(net(torch.tensor(CAFFE["data"][step])), labels, 1).backward()
+        solver.step()
+    fixed = {"conv1.weight", "conv1.bias", "conv2.weight"}
+    for name, parameter in net.named_parameters():
+        assert (parameter.grad is None) == (name in fixed)
+        assert torch.equal(parameter, before[name]) == (name in fixed)
+        assert bool(solver.history[name].any()) == (name not in fixed)
+    assert list(solver.history) == list(before)
+    with pytest.raises(ValueError, match=r"a layer must be trained; got lr_mult 0 for all; raise model.lr_mult or"):
+        Solver(layers, table, dict.fromkeys(layers, (0, 0)), (1, 0))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_stream import BATCHES, assert_same, items, stream, take
+from test_stream import assert_same, items, stream, take
 
 from repro.data.lists import read_item
 from repro.data.stream import _outlive_one_sigterm, workers_that_fit
@@ -31,7 +31,7 @@ def two_cpus():
 def test_workers_give_the_same_batches_and_go_with_the_iterator(two_cpus):
     state = torch.get_rng_state()
     batches = iter(stream("train_scale", workers=2, start_batch=3))
-    assert_same(take(batches, 9), BATCHES["train_scale/data"][3:], BATCHES["train_scale/label"][3:])
+    assert_same(take(batches, 9), "train_scale", slice(3, None))
     assert len(multiprocessing.active_children()) == 2
     assert torch.equal(torch.get_rng_state(), state)
     del batches

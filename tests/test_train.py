@@ -194,7 +194,7 @@ def test_the_loop_is_caffes(items, settings, tmp_path, row):
         solver.zero_grad()
         terms = []
         for _ in range(2):
-            data, label = next(stream)
+            data, label, _ = next(stream)
             terms.append(sum(losses(network(data), label, network.scales, row.endswith("extra")).values()))
             terms[-1].backward()
         solver.step()

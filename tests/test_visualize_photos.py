@@ -23,7 +23,7 @@ from repro.solver.snapshot import trained_network
 from repro.visualize import photos as photos_module
 from repro.visualize.__main__ import UNSEEN, main
 from repro.visualize.draw import class_colours, draw_strips, overlay
-from repro.visualize.network import caffe_network, look
+from repro.visualize.network import Seen, caffe_network, look
 from repro.visualize.photos import Drawer, Photo, find_photos, padded, read_photo, shrunk
 
 ROW = "attention3-extra"
@@ -137,12 +137,15 @@ def test_the_networks_input_is_the_tests(size, tmp_path):
 
 
 def test_a_picture_shows_labels_and_weights(drawer, photos, tmp_path, monkeypatch):
-    labels = np.random.default_rng(2).choice(3, (1, 41, 41), p=[0.5, 0.2, 0.3]).astype(np.uint8)
-    shown, looked = [], []
+    label = np.random.default_rng(2).choice(3, (30, 41), p=[0.5, 0.2, 0.3]).astype(np.uint8)
+    edge = np.linspace(0, 3, 30 * 41, dtype=np.float32).reshape(30, 41)
+    shown, looked, before = [], [], 2 - label
 
-    def keep_look(network, data, compute):
-        looked.append((data, *look(network, data, compute)))
-        return labels, looked[0][2]
+    def keep_look(network, data, sizes, settings, compute):
+        ((_, _, maps, *none),) = look(network, data, sizes, settings, compute)
+        assert (sizes, none) == ([(30, 41)], [None, None])
+        looked.append((data, maps))
+        return [Seen(label, None, maps, edge, before)]
 
     monkeypatch.setattr(photos_module, "look", keep_look)
     monkeypatch.setattr(photos_module, "draw_strips", lambda *args: shown.append(args) or draw_strips(*args))
@@ -153,16 +156,20 @@ def test_a_picture_shows_labels_and_weights(drawer, photos, tmp_path, monkeypatc
         assert image.size == picture.size[::-1]
     ((strip,), title, subtitle, legend, _) = shown[0]
     assert title == "frame10.png"
-    pixels, label = np.asarray(Image.open(photos / "frame10.png")), labels[0, :30, :41]
-    ((data, _, maps),) = looked
+    pixels = np.asarray(Image.open(photos / "frame10.png"))
+    ((data, maps),) = looked
     assert torch.equal(data, padded(pixels, drawer.settings["transform"]["mean_bgr"], 41))
     assert (strip.panels[0].pixels == pixels).all()
-    assert (strip.panels[1].pixels == overlay(pixels, label, class_colours(3))).all()
-    np.testing.assert_array_equal(np.stack([panel.pixels for panel in strip.panels[2:]]), maps[0, :, :30, :41])
+    for panel, title, one in zip(strip.panels[1:3], ("before the CRF", "labels"), (before, label), strict=True):
+        assert panel.title == title
+        assert (panel.pixels == overlay(pixels, one, class_colours(3))).all()
+    np.testing.assert_array_equal(np.stack([panel.pixels for panel in strip.panels[3:6]]), maps)
+    assert (strip.panels[6].title, strip.panels[6].span) == ("edge map", (0, 3))
+    assert (strip.panels[6].pixels == edge).all()
     assert [name for name, _ in legend] == ["ball", "box"]  # the larger share first, without background
     found = f"ball {100 * (label == 2).mean():.1f} %, box {100 * (label == 1).mean():.1f} %"
     assert subtitle.lower() == f"{found}."
-    means = ", ".join(f"scale {s} {maps[0, i, :30, :41].mean():.2f}" for i, s in enumerate(("1", "0.75", "0.5")))
+    means = ", ".join(f"scale {s} {maps[i].mean():.2f}" for i, s in enumerate(("1", "0.75", "0.5")))
     assert picture.alt == f"frame10.png: {found}; mean weight {means}"
 
 
@@ -240,7 +247,7 @@ def test_label_maps_beside_or_without_pictures(drawer, ran, photos, tmp_path, ca
         assert (image.mode, image.size) == ("P", (60, 90))
         assert image.getpalette() == voc_palette()
         found = np.asarray(image)
-    seen = Photo(drawer._replace(max_side=30), photos / "frame2.jpg").looked.label
+    seen = Photo(drawer._replace(max_side=30), photos / "frame2.jpg").looked.seen.prediction
     assert seen.shape == (30, 20)
     assert (found[1::3, 1::3] == seen).all()  # every third pixel is one of the network's
     stamps = {path: path.stat().st_mtime_ns for path in labels.iterdir()}

@@ -95,6 +95,13 @@ model.extra_supervision = true
 # A change of the protocol: its rows label two unlabelled images for a server.
 SUBMISSION = ("[common.test]", '[common.submission]\nlist = "test"\nnum = 2\n\n[common.test]')
 
+# Another one: its rows have a CRF, of few iterations and of kernels that suit the pictures.
+CRF_KEYS = {"max_iter": 3, "pos_w": 3, "pos_xy_std": 3, "bi_w": 4, "bi_xy_std": 20, "bi_rgb_std": 5}
+CRF = (
+    "[common.test]",
+    "[common.crf]\n" + "".join(f"{key} = {value}\n" for key, value in CRF_KEYS.items()) + "\n[common.test]",
+)
+
 
 def write_protocol(folder: Path, *changes: tuple[str, str], name: str = "tiny") -> str:
     """Writes the protocol with some of its text replaced, and returns its path as the programs take it."""

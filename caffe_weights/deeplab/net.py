@@ -141,7 +141,7 @@ def _branch(spec: NetSpec, mark: str, bottom: str) -> Iterator[str]:
         yield _relu(name + mark)
         bottom = name + mark
         if layer.pool_stride:
-            pool = f"pool{name[4]}{mark}"  # conv3_3: pool3
+            pool = layer.pool + mark
             yield _pool(pool, bottom, "MAX", layer.pool_stride)
             bottom = pool
         elif name in ("fc6", "fc7"):

@@ -24,6 +24,11 @@ class VGGLayer:
     dilation: int = 1
     pool_stride: int = 0
 
+    @property
+    def pool(self) -> str:
+        """The name of the pool that follows conv3_3: pool3."""
+        return f"pool{self.name[4]}"
+
 
 # Caffe: train.prototxt of DeepLab-LargeFOV. Of VGG-16, pool4 and pool5 lose their stride, conv5 is dilated instead, and fc6 and fc7 become
 # convolutions of 1024 channels. Pools are 3 x 3, VGG's own are 2 x 2.
@@ -45,7 +50,14 @@ VGG16_LAYERS = (
     VGGLayer("fc7", 1024, kernel=1),
 )
 OUTPUT_STRIDE = math.prod(layer.pool_stride or 1 for layer in VGG16_LAYERS)
-NEW_LAYERS = ("fc8", "att_conv1", "att_fc")  # not in ImageNet's VGG-16; the protocols train them ten times as fast
+# DeepLab-MSc's branches: the blob that each starts from, and the stride of its first convolution, which brings it to the scores' size.
+# Caffe: train.prototxt of DeepLab-MSc-LargeFOV; <blob>_ms1 is 3 x 3, <blob>_ms2 and <blob>_ms3 are 1 x 1, the last one to the classes.
+MSC_BRANCHES = (("data", 8), ("pool1", 4), ("pool2", 2), ("pool3", 1), ("pool4", 1))
+MSC_LAYERS = tuple(f"{source}_ms{number}" for source, _ in MSC_BRANCHES for number in (1, 2, 3))
+# The blobs that the edge map of the domain transform is predicted from, each resized to the image.
+EDGE_SOURCES = ("conv1_2", "conv2_2", "conv3_3")
+# Not in ImageNet's VGG-16; the protocols train them ten times as fast.
+NEW_LAYERS = ("fc8", "att_conv1", "att_fc", *MSC_LAYERS, "edge")
 SHARED_COPY = re.compile(r"(?P<owner>.+)_res\d+")  # what `suffix` makes
 
 

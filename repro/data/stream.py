@@ -75,6 +75,19 @@ def plan_batches(
         yield BatchPlan(indices, transform_rng.draw(batch_size * draws_per_item).reshape(batch_size, draws_per_item))
 
 
+class Batch(NamedTuple):
+    """Training images.
+
+    data: (N, 3, crop_size, crop_size) float32 in channels-last memory, BGR minus the mean, padding 0.
+    label: (N, crop_size, crop_size) uint8, padding ignore_label.
+    dim: (N, 2) int64 height and width of each image within its crop, before any scaling. Caffe: neither the mirroring of a padded crop nor the scale factor moves it.
+    """
+
+    data: torch.Tensor
+    label: torch.Tensor
+    dim: torch.Tensor
+
+
 class _BatchMaker:
     """Makes planned batches; the dataset of DataLoader's workers, which index it with plans.
 
@@ -97,14 +110,17 @@ class _BatchMaker:
             self._cache_bytes -= num_bytes
         return pair
 
-    def make(self, plan: BatchPlan) -> tuple[torch.Tensor, torch.Tensor]:
+    def make(self, plan: BatchPlan) -> Batch:
         crop = self._params.crop_size
         data = np.empty((len(plan.indices), crop, crop, 3), np.float32)
         label = np.empty((len(plan.indices), crop, crop), np.uint8)
+        dim = np.empty((len(plan.indices), 2), np.int64)
         for n, (index, draws) in enumerate(zip(plan.indices, plan.draws.tolist(), strict=True)):
-            item_data, label[n] = transform(*self._read(index), self._params, draws, "TRAIN")
+            pair = self._read(index)
+            item_data, label[n] = transform(*pair, self._params, draws, "TRAIN")
             data[n] = item_data.transpose(1, 2, 0)
-        return torch.from_numpy(data).permute(0, 3, 1, 2), torch.from_numpy(label)
+            dim[n] = np.minimum(pair[0].shape[:2], crop)
+        return Batch(torch.from_numpy(data).permute(0, 3, 1, 2), torch.from_numpy(label), torch.from_numpy(dim))
 
     def __getitem__(self, plan: BatchPlan) -> bytes | Exception:
         """Makes a batch and moves it to shared memory here, where a failure can be told: in the thread behind a queue it would be lost, and waited for."""
@@ -166,10 +182,9 @@ def _as_it_is(batch: bytes | Exception) -> bytes | Exception:
 
 
 class ImageSegData:
-    """Caffe's ImageSegData layer in TRAIN phase: an endless iterable of (data, label) batches.
+    """Caffe's ImageSegData layer in TRAIN phase: an endless iterable of batches (data, label, dim), see Batch.
 
-    data is (N, 3, crop_size, crop_size) float32 in channels-last memory, BGR minus mean, padding 0; label is (N, crop_size, crop_size) uint8,
-    padding ignore_label; N is batch_size / world_size. All random draws are made here, so the batches depend on neither `workers` nor the
+    A batch holds batch_size / world_size images. All random draws are made here, so the batches depend on neither `workers` nor the
     machine. Every `iter()` starts again at start_batch; what it started ends with the iterator.
 
     Args:
@@ -198,7 +213,7 @@ class ImageSegData:
 
     Caffe: ImageSegDataLayer (src/caffe/layers/image_seg_data_layer.cpp), BaseDataLayer::LayerSetUp and
         BasePrefetchingDataLayer::LayerSetUp (src/caffe/layers/base_data_layer.cpp) for the order of the seeds.
-    Deviates: no `dim` output; DataLoader's processes read ahead instead of one thread.
+    Deviates: DataLoader's processes read ahead instead of one thread.
     """
 
     def __init__(
@@ -261,15 +276,15 @@ class ImageSegData:
         )
         return (BatchPlan(indices[self._slice], draws[self._slice]) for indices, draws in plans)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         crop, share = self._params.crop_size, self._slice.stop - self._slice.start
-        # 4 bytes for each of the data's three channels, 1 for the label.
-        workers = workers_that_fit(self._workers, share * crop * crop * 13)
+        # 4 bytes for each of the data's three channels, 1 for the label; 16 for the image's size.
+        workers = workers_that_fit(self._workers, share * (crop * crop * 13 + 16))
         cache_bytes = CACHE_BYTES // max(workers, 1) if self._cache else 0
         maker = _BatchMaker(self._items, self._params, cache_bytes)
         return self._iterate_in_workers(maker, workers) if workers else map(maker.make, self._plans())
 
-    def _iterate_in_workers(self, maker: _BatchMaker, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _iterate_in_workers(self, maker: _BatchMaker, workers: int) -> Iterator[Batch]:
         on_child = signal.getsignal(signal.SIGCHLD)
         try:
             # An "index" is a whole plan, so each worker makes whole batches. Its own generator keeps DataLoader off torch's global one, which

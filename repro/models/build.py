@@ -6,9 +6,12 @@ import itertools
 
 import torch
 
+from caffe_weights.deeplab.spec import MSC_LAYERS
 from repro.models.attention import Attention
-from repro.models.largefov import LargeFOV, scaled_channels
+from repro.models.edge import DomainTransform, Edge
+from repro.models.largefov import LargeFOV, blob_channels, scaled_channels
 from repro.models.layers import fill
+from repro.models.msc import MSc
 from repro.models.multiscale import MultiScale, output_stride
 
 
@@ -37,6 +40,30 @@ def check_model(model: dict) -> None:
         raise ValueError(
             f'MultiScale: attention_input must be "fc6", "fc7" or "fc8"; got {model["attention_input"]!r}; correct model.attention_input'
         )
+    if "msc_filters" in model and list(scales) != [1]:
+        raise ValueError(
+            f"MultiScale: DeepLab-MSc's branches must have one scale, 1, to add to; got {list(scales)}; correct model.scales"
+        )
+    if "dt_num_iter" in model and scales[0] != 1:
+        raise ValueError(
+            f"MultiScale: the edge map of the domain transform must come from scale 1, the finest; got {scales[0]}; correct model.scales"
+        )
+
+
+def lr_mult_key(layer: str) -> str:
+    """Names the key of a protocol's `model` table that holds a layer's multipliers of the learning rate."""
+    if layer in MSC_LAYERS:
+        return "msc_lr_mult"
+    own = {"fc8": "fc8_lr_mult", "edge": "edge_lr_mult"}
+    return "attention_lr_mult" if layer.startswith("att_") else own.get(layer, "lr_mult")
+
+
+def filler_std(layer: str) -> str | None:
+    """Names the key of a protocol's `model` table that holds the standard deviation of a layer's gaussian filler; None for the backbone, which has another."""
+    if layer in MSC_LAYERS:
+        return "msc_score_filler_std" if layer.endswith("3") else "msc_filler_std"
+    own = {"fc8": "fc8_filler_std", "edge": "edge_filler_std"}
+    return "attention_filler_std" if layer.startswith("att_") else own.get(layer)
 
 
 def build(model: dict, num_classes: int, seed: int) -> MultiScale:
@@ -65,13 +92,18 @@ def build(model: dict, num_classes: int, seed: int) -> MultiScale:
             scaled_channels(model["attention_filters"], width),
             ratio,
         )
-    network = MultiScale(net, model["scales"], model["merge"], attention, model["attention_input"])
+    channels = blob_channels(net)
+    msc = edge = None
+    if "msc_filters" in model:
+        msc = MSc(channels, num_classes, scaled_channels(model["msc_filters"], width), model["msc_dropout_ratio"])
+    if "dt_num_iter" in model:
+        edge = Edge(channels, DomainTransform(*(model[f"dt_{key}"] for key in DomainTransform._fields)))
+    network = MultiScale(net, model["scales"], model["merge"], attention, model["attention_input"], msc, edge)
     generator = torch.Generator().manual_seed(seed)
     for name, layer in network.convolutions().items():
-        if name.startswith("att_"):
-            fill(layer, "gaussian", model["attention_filler_std"], generator)
-        elif name == "fc8":
-            fill(layer, "gaussian", model["fc8_filler_std"], generator)
+        std = filler_std(name)
+        if std is not None:
+            fill(layer, "gaussian", model[std], generator)
         else:
             fill(layer, model["filler"], generator=generator)
             with torch.no_grad():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -41,31 +43,40 @@ class LargeFOV(nn.Module):
             inputs = outputs
         self.fc8 = convolution(inputs, num_classes, 1)
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Computes the input of fc6.
-
-        Args:
-            x: (N, 3, H, W) BGR minus the mean, range about +-128.
-
-        Returns:
-            (N, 512 * width, H/8, W/8), a side of 8k+1 giving k+1.
-        """
-        for layer in VGG16_LAYERS:
-            if layer.name == "fc6":
-                break
-            x = F.relu(getattr(self, layer.name)(x))
-            x = max_pool(x, layer.pool_stride) if layer.pool_stride else x
-        return ave_pool(x) if self.pool5a else x
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, x: torch.Tensor, keep: Collection[str] = ()) -> dict[str, torch.Tensor]:
         """Computes the classifier's three layers.
 
         Args:
-            x: (N, 3, H, W) BGR minus the mean.
+            x: (N, 3, H, W) BGR minus the mean, range about +-128.
+            keep: Caffe's names of blobs before fc6 that are wanted too: "data", "conv1_2" (after its ReLU), "pool1" and so on.
 
         Returns:
-            "fc6", "fc7" (after ReLU and dropout) and "fc8" (raw scores), each (N, channels, H/8, W/8).
+            "fc6", "fc7" (after ReLU and dropout) and "fc8" (raw scores), each (N, channels, H/8, W/8), a side of 8k+1 giving k+1; and the blobs of `keep`.
         """
-        fc6 = self.drop6(F.relu(self.fc6(self.features(x))))
+        kept: dict[str, torch.Tensor] = {}
+
+        def blob(name: str, value: torch.Tensor) -> torch.Tensor:
+            if name in keep:
+                kept[name] = value
+            return value
+
+        blob("data", x)
+        for layer in VGG16_LAYERS:
+            if layer.name == "fc6":
+                break
+            x = blob(layer.name, F.relu(getattr(self, layer.name)(x)))
+            if layer.pool_stride:
+                x = blob(layer.pool, max_pool(x, layer.pool_stride))
+        fc6 = self.drop6(F.relu(self.fc6(ave_pool(x) if self.pool5a else x)))
         fc7 = self.drop7(F.relu(self.fc7(fc6)))
-        return {"fc6": fc6, "fc7": fc7, "fc8": self.fc8(fc7)}
+        return {"fc6": fc6, "fc7": fc7, "fc8": self.fc8(fc7), **kept}
+
+
+def blob_channels(net: LargeFOV) -> dict[str, int]:
+    """Lists the channels of every blob that `LargeFOV.forward` can keep."""
+    channels = {"data": 3}
+    for layer in VGG16_LAYERS:
+        channels[layer.name] = getattr(net, layer.name).out_channels
+        if layer.pool_stride:
+            channels[layer.pool] = channels[layer.name]
+    return channels

@@ -7,20 +7,22 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def convolution(channels_in: int, channels_out: int, kernel_size: int, dilation: int = 1) -> nn.Conv2d:
-    """Makes a stride-1 convolution that keeps the size of its input (pad = dilation * (kernel - 1) / 2).
+def convolution(channels_in: int, channels_out: int, kernel_size: int, dilation: int = 1, stride: int = 1) -> nn.Conv2d:
+    """Makes a convolution of pad = dilation * (kernel - 1) / 2, which at stride 1 keeps the size of its input.
 
     Args:
         channels_in: Input channels.
         channels_out: Output channels (Caffe's num_output).
         kernel_size: Odd kernel side, pixels.
         dilation: Step between the taps (Caffe's dilation, DeepLab v1's hole), pixels.
+        stride: Step between the outputs, pixels.
 
     Returns:
         The layer, not yet filled: `fill` or a caffemodel gives its values.
     """
     pad = dilation * (kernel_size - 1) // 2
-    return nn.utils.skip_init(nn.Conv2d, channels_in, channels_out, kernel_size, padding=pad, dilation=dilation)
+    sizes = {"stride": stride, "padding": pad, "dilation": dilation}
+    return nn.utils.skip_init(nn.Conv2d, channels_in, channels_out, kernel_size, **sizes)
 
 
 def fill(layer: nn.Conv2d, filler: str, std: float = 0.0, generator: torch.Generator | None = None) -> None:

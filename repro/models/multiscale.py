@@ -9,24 +9,57 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from caffe_weights.deeplab.spec import OUTPUT_STRIDE
+from caffe_weights.deeplab.spec import EDGE_SOURCES, OUTPUT_STRIDE
 from repro.models.attention import Attention
+from repro.models.edge import DomainTransform, Edge
 from repro.models.largefov import LargeFOV
 from repro.models.layers import convolutions
-from repro.ops import interp
+from repro.models.msc import SOURCES, MSc
+from repro.ops import domain_transform, interp, merge_scores
 
 
 class Output(NamedTuple):
-    """What the network computes: every scale's own scores, and what merges them; nothing is merged here.
+    """What the network computes: every scale's own scores, and what merges and filters them; neither is done here.
 
     scores: Of each scale (N, C, H_s, W_s), raw, in the order of the scales, the finest first.
     logits: (N, S, H_0, W_0) of the attention before its softmax over scales, or None.
     mode: Of `repro.ops.merge_scores` and `repro.ops.predict`; "average" for a single scale, whose average is itself.
+    edge: (N, 1, H, W) at the image's size, the edge map by which the merged scores are to be filtered, or None.
+    transform: The filter's parameters, with an edge map alone.
     """
 
     scores: list[torch.Tensor]
     logits: torch.Tensor | None
     mode: str
+    edge: torch.Tensor | None = None
+    transform: DomainTransform | None = None
+
+
+def merged_scores(output: Output) -> torch.Tensor:
+    """Merges the scores of all scales: (N, C, H_0, W_0), Caffe's fc8_fusion."""
+    if len(output.scores) == 1:
+        return output.scores[0]
+    return merge_scores(output.scores, output.logits, output.mode, return_weights=False)[0]
+
+
+def enlarged_scores(output: Output, size: Sequence[int], valid_size: torch.Tensor | None = None) -> torch.Tensor:
+    """Merges a network's scores, enlarges them to the image, and filters them where the network has an edge map.
+
+    Args:
+        output: Of the network.
+        size: (H, W) of the input, pixels, of the form 8k+1.
+        valid_size: (N, 2) int64 height and width of each image within the input, which alone are filtered; None for all of it.
+
+    Returns:
+        (N, C, H, W), float32 or float64.
+
+    Caffe: fc8_fusion, Interp with zoom_factor 8 (fc8_interp), DomainTransform (fc8_dt).
+    """
+    merged = merged_scores(output)
+    large = interp(merged.to(torch.promote_types(merged.dtype, torch.float32)), size)  # half precision only stores
+    if output.edge is None:
+        return large
+    return domain_transform(large, output.edge.to(large.dtype), *output.transform, valid_size)
 
 
 def exact(scale: float) -> Fraction:
@@ -58,6 +91,8 @@ class MultiScale(nn.Module):
         merge: "none" (only for a single scale), "attention", "average" or "max".
         attention: The head, for merge "attention" alone.
         attention_input: Which layer of every scale the head reads: "fc6", "fc7" or "fc8".
+        msc: DeepLab-MSc's branches, for a single scale.
+        edge: The edge map, from the unscaled input's layers.
 
     Raises:
         ValueError: These do not fit together.
@@ -72,6 +107,8 @@ class MultiScale(nn.Module):
         merge: str,
         attention: Attention | None = None,
         attention_input: str = "fc7",
+        msc: MSc | None = None,
+        edge: Edge | None = None,
     ):
         super().__init__()
         if (attention is not None) != (merge == "attention"):
@@ -83,6 +120,9 @@ class MultiScale(nn.Module):
         self.merge = merge
         self.attention = attention
         self.attention_input = attention_input
+        self.msc = msc
+        self.edge = edge
+        self._keep = (*(SOURCES if msc else ()), *(EDGE_SOURCES if edge else ()))
 
     def forward(self, x: torch.Tensor) -> Output:
         """Scores a batch.
@@ -95,11 +135,15 @@ class MultiScale(nn.Module):
         # Caffe: the authors' prototxt runs the finest scale first, then the others from the smallest; dropout draws its masks in this order.
         for s in (0, *range(len(self.scales) - 1, 0, -1)):
             size = [scaled_size(side, self.scales[s]) for side in x.shape[2:]]
-            layers[s] = self.net(x if size == list(x.shape[2:]) else interp(x, size))
+            layers[s] = self.net(x if size == list(x.shape[2:]) else interp(x, size), () if s else self._keep)
         scores = [layer["fc8"] for layer in layers]
-        if self.attention is None:
-            return Output(scores, None, "average" if self.merge == "none" else self.merge)
-        return Output(scores, self.attention([layer[self.attention_input] for layer in layers]), "attention")
+        if self.msc is not None:
+            scores[0] = self.msc(scores[0], layers[0])
+        logits = self.attention and self.attention([layer[self.attention_input] for layer in layers])
+        mode = "average" if self.merge == "none" else self.merge
+        if self.edge is None:
+            return Output(scores, logits, mode)
+        return Output(scores, logits, mode, self.edge(layers[0], x.shape[2:]), self.edge.transform)
 
     def convolutions(self) -> dict[str, nn.Conv2d]:
         """Lists the convolutions by their Caffe layer names, in the network's order."""

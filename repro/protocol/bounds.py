@@ -45,6 +45,14 @@ BOUNDS: dict[str, dict[str, tuple[float, float]]] = {
     "test": {"crop_size": (9, 8193), "batch_size": (1, 65536)},
     "synthetic": {"num_train": (1, 10**6), "num_val": (1, 10**6), "size": (1, 4096), "seed": (0, 2**32 - 1)},
     "submission": {"num": (1, _INT32)},
+    "crf": {
+        "max_iter": (1, 1000),
+        "pos_w": (0, 1e4),
+        "pos_xy_std": (0.1, 1e4),
+        "bi_w": (0, 1e4),
+        "bi_xy_std": (0.1, 1e4),
+        "bi_rgb_std": (0.1, 1e4),
+    },
 }
 MOST_CLASSES = 256  # a label is a byte
 # Paths below a data root.

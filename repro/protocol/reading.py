@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 from repro.documents import document_bytes
 from repro.files import check_name
 from repro.protocol.bounds import check_path
-from repro.protocol.schema import HEADER, NUMBER, ROW_KEYS, apply, check, check_facts, kind_name, matches, suggestion
+from repro.protocol.schema import (
+    HEADER,
+    NUMBER,
+    OPTIONAL,
+    ROW_KEYS,
+    apply,
+    check,
+    check_facts,
+    kind_name,
+    matches,
+    suggestion,
+)
 from repro.protocol.table import Protocol, Row
 
 _PACKAGED = Path(__file__).parents[1] / "protocols"  # where the package is installed from a wheel
@@ -143,6 +154,15 @@ def _settings(
     return settings
 
 
+def _felt(settings: dict[str, dict], changes: dict[str, dict]) -> dict[str, dict]:
+    """Picks the overrides that a row feels: those of a section that only some rows have where it is one of these, or where the whole section is given."""
+    return {
+        section: table
+        for section, table in changes.items()
+        if section not in OPTIONAL or section in settings or table.keys() == OPTIONAL[section].keys()
+    }
+
+
 def _row(
     layers: list[_Layer],
     common: dict[str, dict],
@@ -165,7 +185,7 @@ def _row(
     settings: dict[str, dict] = {}
     if status == "run":
         settings = copy.deepcopy(base.settings) if of else _settings(layers, common, entry, base, where)
-        apply(settings, changes, "--set")
+        apply(settings, _felt(settings, changes), "--set")
         check(settings, where)
         if "stage" in settings:
             references.find("{protocol}/{row}".format(**settings["stage"]), where, "stage")
@@ -240,7 +260,8 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
 
     Args:
         table: A file's stem in protocols/, or a path ending in .toml.
-        overrides: `--set` texts; they apply to every row, after the row's own keys.
+        overrides: `--set` texts; they apply after a row's own keys, to every row but for those without the section that is changed: a section that only
+            some rows have is given to the others where all of its keys are.
 
     Raises:
         ValueError: The file, a key, a type or a value is wrong; one line, with a suggestion where there is one.
@@ -249,6 +270,7 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
     for text in overrides:
         section, key, value = parse_override(text)
         changes.setdefault(section, {})[key] = value
+    apply({}, changes, "--set")  # names and types are looked at whether or not a row feels them
     return _load(_path(table), changes, ())
 
 

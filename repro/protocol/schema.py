@@ -70,6 +70,14 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "list": str,
         "num": int,
     },  # unlabelled images whose predictions a server scores, in place of a validation
+    "crf": {  # the fully connected CRF after the network; keys are DenseCRFParameter's, see repro/ops/dense_crf.py
+        "max_iter": int,  # mean-field iterations
+        "pos_w": NUMBER,  # weight of the kernel on positions
+        "pos_xy_std": NUMBER,  # its width, pixels
+        "bi_w": NUMBER,  # weight of the kernel on positions and colours
+        "bi_xy_std": NUMBER,  # its width, pixels
+        "bi_rgb_std": NUMBER,  # its width, grey levels
+    },
 }
 # Keys of a row beside its settings, see Row in repro/protocol/table.py.
 ROW_KEYS = {

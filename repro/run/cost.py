@@ -55,6 +55,18 @@ def forward_flops(settings: dict[str, dict], phase: str) -> float:
     return _forward_flops(*_key(settings), settings[phase]["crop_size"])
 
 
+def crf_flops(settings: dict[str, dict]) -> float:
+    """Counts the floating-point operations of the CRF of one test crop, 0 without one.
+
+    Per pixel, class and iteration: a pixel goes to the 3 corners of its simplex in the lattice of positions and to the 6 in that of positions and colours and
+    comes back from them (4 operations a corner), and its softmax is taken (about 10). The blur is left out: its lattice points depend on the image.
+    """
+    if "crf" not in settings:
+        return 0.0
+    pixels = settings["test"]["crop_size"] ** 2 * len(settings["data"]["class_names"])
+    return float(settings["crf"]["max_iter"] * pixels * (4 * (3 + 6) + 10))
+
+
 def training_images(settings: dict[str, dict]) -> int:
     """Counts the images that training passes through the network, repetitions included."""
     solver = settings["solver"]
@@ -74,7 +86,8 @@ def flops(settings: dict[str, dict], train: int, test: int) -> float:
         train: Images that pass through in training.
         test: Images that are tested; each counts as one test crop.
     """
-    return (1 + BACKWARD) * forward_flops(settings, "transform") * train + forward_flops(settings, "test") * test
+    tested = forward_flops(settings, "test") + crf_flops(settings)
+    return (1 + BACKWARD) * forward_flops(settings, "transform") * train + tested * test
 
 
 def row_flops(settings: dict[str, dict], tested: int | None = None) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from repro.protocol import PAPER, Protocol, Row, is_shipped, load_protocol
 from repro.records.store import read_record, record_path
-from repro.records.verdict import row_value
+from repro.records.verdict import row_value, value_before_crf
 from repro.run.stage import stage_of
 
 # A stage is trained once, whatever the seeds of the rows that start from it: they share its weights as they would share a published file.
@@ -77,6 +77,17 @@ class Plan:
         for job in jobs:
             unique.setdefault(job.key, job)
         self.jobs = list(unique.values())
+        self._check_overrides()
+
+    def _check_overrides(self) -> None:
+        """Raises ValueError where an override changes none of the rows: its section is one that only some rows have."""
+        changed = {key for protocol in self.tables for key in protocol.overrides}
+        known = {f"{s}.{key}" for job in self.jobs for s, table in job.row.settings.items() for key in table}
+        for section, _, key in (name.partition(".") for name in sorted(changed - known)) if self.jobs else ():
+            raise ValueError(
+                f"--set: {section}.{key} must change a row that has [{section}]; got none among the rows asked for; give every key of "
+                f"{section}, or choose other rows"
+            )
 
     def protocol(self, table: str) -> Protocol:
         """Reads a protocol, overrides applied, once."""
@@ -153,6 +164,8 @@ def state_of(out: Path, protocol: Protocol, row: Row, seeds: Iterable[int]) -> s
             continue
         value = row_value(row, record)
         text = "archive written, no score yet" if value is None else f"{value:.2f}"
+        before = value_before_crf(row, record)
+        text += "" if before is None else f", {before:.2f} before the CRF"
         found.append(f"seed {seed}: {text}" + (", deviates" if record["deviates"] else ""))
     return "recorded (" + "; ".join(found) + ")" if found else "not recorded"
 
@@ -175,9 +188,8 @@ def list_lines(tables: Iterable[str], out: Path, seeds: Sequence[int]) -> list[s
         lines.append(f"{protocol.name}: {protocol.title} ({kind})")
         wide = max(len(row.id) for row in protocol.rows)
         for row in protocol.rows:
-            what = row.status
-            if row.of:
-                what = f"shows {row.of}"
+            what = f"shows {row.of}" if row.of else row.status
+            what += " with a CRF" if "crf" in row.settings else ""
             state = f"{what}; {state_of(out, protocol, row, seeds)}" if row.status == "run" else f"{what}: {row.why}"
             printed = f"{row.printed or '-':>5}  " if protocol.printed else ""
             lines.append(f"  {row.id:<{wide}}  {printed}{state}")

@@ -16,6 +16,8 @@ class Solver:
     Per iteration: the gradient summed over iter_size batches, clipped on its global L2 norm, divided by iter_size, plus weight_decay * decay_mult * w; then
     V = momentum * V + lr * lr_mult * g and w -= V. The rate is inside V: history keeps an old rate when the rate drops, unlike in torch.optim.SGD.
 
+    A parameter whose lr_mult is 0 is kept fixed: no gradient is computed for it, and it and its momentum stay bit for bit.
+
     Args:
         layers: Convolutions by layer name.
         solver: The protocol's table: momentum, weight_decay, iter_size, clip_gradients (0 for none) and learning_rate's keys.
@@ -23,10 +25,15 @@ class Solver:
         decay_mult: (weight, bias) multipliers of weight_decay, for all layers.
 
     Attributes:
-        history: V of every parameter, by "<layer>.weight" and "<layer>.bias", in Caffe's order of learnable parameters.
+        parameters: Every parameter, fixed ones too, in Caffe's order of learnable parameters.
+        history: V of every parameter, by "<layer>.weight" and "<layer>.bias", in the same order.
         iteration: The next iteration, counted from 0.
 
-    Caffe: src/caffe/solvers/sgd_solver.cpp: ApplyUpdate, ClipGradients, Normalize, Regularize, ComputeUpdateValue.
+    Raises:
+        ValueError: Every parameter is kept fixed.
+
+    Caffe: src/caffe/solvers/sgd_solver.cpp: ApplyUpdate, ClipGradients, Normalize, Regularize, ComputeUpdateValue; src/caffe/net.cpp, Init (a lr_mult of 0 stops the backward pass).
+    Deviates: Caffe still decays the momentum of a fixed parameter, which its solver never makes other than 0.
     """
 
     def __init__(
@@ -40,15 +47,23 @@ class Solver:
         self.iteration = 0
         self.parameters: list[nn.Parameter] = []
         self.history: dict[str, torch.Tensor] = {}
+        self._learned: list[str] = []  # of the parameters that are not kept fixed, as are the lists below
         self._lr_mult: list[float] = []
         self._decay: list[float] = []
         for name, layer in layers.items():
             for which, blob in enumerate(("weight", "bias")):
-                parameter = getattr(layer, blob)
+                parameter, rate = getattr(layer, blob), float32(lr_mult[name][which])
                 self.parameters.append(parameter)
                 self.history[f"{name}.{blob}"] = torch.zeros_like(parameter)
-                self._lr_mult.append(float32(lr_mult[name][which]))
-                self._decay.append(float32(solver["weight_decay"]) * float32(decay_mult[which]))
+                parameter.requires_grad_(rate != 0)
+                if rate != 0:
+                    self._learned.append(f"{name}.{blob}")
+                    self._lr_mult.append(rate)
+                    self._decay.append(float32(solver["weight_decay"]) * float32(decay_mult[which]))
+        if not self._learned:
+            raise ValueError(
+                "Solver: a layer must be trained; got lr_mult 0 for all; raise model.lr_mult or fc8_lr_mult"
+            )
 
     def zero_grad(self) -> None:
         """Forgets the gradients, before the first of the iteration's iter_size batches."""
@@ -57,7 +72,7 @@ class Solver:
 
     @torch.no_grad()
     def step(self) -> float:
-        """Updates every parameter from its gradient, which must be the sum over the iteration's batches, and moves to the next iteration.
+        """Updates every parameter that is not kept fixed from its gradient, which must be the sum over the iteration's batches, and moves to the next iteration.
 
         Returns:
             The rate used.
@@ -66,13 +81,14 @@ class Solver:
             RuntimeError: A parameter has no gradient.
         """
         rate = learning_rate(self.solver, self.iteration)
-        missing = [name for name, p in zip(self.history, self.parameters, strict=True) if p.grad is None]
+        parameters = [p for p in self.parameters if p.requires_grad]
+        missing = [name for name, p in zip(self._learned, parameters, strict=True) if p.grad is None]
         if missing:
             raise RuntimeError(
                 f"Solver.step: every parameter must have a gradient; got none for {', '.join(missing)}; call backward first"
             )
-        gradients = [p.grad for p in self.parameters]
-        history = list(self.history.values())
+        gradients = [p.grad for p in parameters]
+        history = [self.history[name] for name in self._learned]
         limit = float32(self.solver["clip_gradients"])
         if limit > 0:
             norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])).item()
@@ -80,10 +96,10 @@ class Solver:
                 torch._foreach_mul_(gradients, limit / norm)
         if self.solver["iter_size"] > 1:
             torch._foreach_mul_(gradients, 1.0 / self.solver["iter_size"])
-        torch._foreach_add_(gradients, torch._foreach_mul(self.parameters, self._decay))
+        torch._foreach_add_(gradients, torch._foreach_mul(parameters, self._decay))
         torch._foreach_mul_(gradients, [rate * m for m in self._lr_mult])
         torch._foreach_mul_(history, float32(self.solver["momentum"]))
         torch._foreach_add_(history, gradients)
-        torch._foreach_sub_(self.parameters, history)
+        torch._foreach_sub_(parameters, history)
         self.iteration += 1
         return rate

@@ -14,6 +14,7 @@ from repro.data.lists import Item
 from repro.data.stream import ImageSegData
 from repro.device import Compute
 from repro.models import MultiScale
+from repro.models.build import lr_mult_key
 from repro.solver.loss import losses
 from repro.solver.sgd import Solver
 from repro.solver.snapshot import Snapshot, load_parameters, parameter_shapes, read_snapshot, write_snapshot
@@ -43,8 +44,7 @@ def make_solver(network: MultiScale, settings: dict) -> Solver:
     """Makes the solver of a row, with the multipliers that its protocol gives each layer."""
     model = settings["model"]
     layers = network.convolutions()
-    special = {"fc8": "fc8_lr_mult", "att_conv1": "attention_lr_mult", "att_fc": "attention_lr_mult"}
-    lr_mult = {name: model[special.get(name, "lr_mult")] for name in layers}
+    lr_mult = {name: model[lr_mult_key(name)] for name in layers}
     return Solver(layers, settings["solver"], lr_mult, model["decay_mult"])
 
 
@@ -155,12 +155,12 @@ class Training:
         self._solver.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=compute.device)
         for _ in range(iter_size):
-            data, label = (part.to(compute.device, non_blocking=True) for part in next(stream))
+            data, label, dim = (part.to(compute.device, non_blocking=True) for part in next(stream))
             with compute.autocast():
                 output = self._network(data)
             extra = self._settings["model"]["extra_supervision"]
             ignore = self._settings["data"]["ignore_label"]
-            loss = sum(losses(output, label, self._network.scales, extra, ignore).values())
+            loss = sum(losses(output, label, self._network.scales, extra, ignore, dim).values())
             loss.backward()
             total += loss.detach()
         rate = self._solver.step()

@@ -21,9 +21,9 @@ from repro.device import Compute
 from repro.files import MAX_NAME_BYTES
 from repro.models import OUTPUT_STRIDE, MultiScale
 from repro.visualize.draw import FLAT, Panel, Strip, class_colours, draw_strips, overlay, own_span, save_png
-from repro.visualize.network import SHARE, look
+from repro.visualize.network import SHARE, Seen, look
 
-DRAWING = 2  # goes up with every change of what is drawn: pictures of another version are drawn anew
+DRAWING = 3  # goes up with every change of what is drawn: pictures of another version are drawn anew
 _PANEL = 300  # pixels
 
 
@@ -160,13 +160,11 @@ class Looked(NamedTuple):
     """A photo and what the network sees in it.
 
     full: (H, W, 3) uint8 RGB, the photo as it is.
-    label: (h, w) uint8 classes, of the photo as the network got it.
-    maps: (S, h, w) float32, as of `look`, or None.
+    seen: What it makes of the photo as it got it, (h, w) pixels.
     """
 
     full: np.ndarray
-    label: np.ndarray
-    maps: np.ndarray | None
+    seen: Seen
 
 
 class Photo:
@@ -192,11 +190,11 @@ class Photo:
         """What the network sees."""
         drawer, full = self.drawer, read_photo(self.path)
         image = shrunk(full, drawer.max_side)
-        height, width = image.shape[:2]
         settings = drawer.settings
         data = padded(image, settings["transform"]["mean_bgr"], settings["test"]["crop_size"])
-        labels, maps = look(drawer.network, data.to(drawer.device), Compute(drawer.device))
-        return Looked(full, labels[0, :height, :width], None if maps is None else maps[0, :, :height, :width])
+        place, sizes = drawer.device, [image.shape[:2]]
+        (seen,) = look(drawer.network, data.to(place), sizes, settings, Compute(place))
+        return Looked(full, seen)
 
     def _key(self, *how: Any) -> str:
         return hashlib.sha256(
@@ -218,11 +216,14 @@ class Photo:
         if description.get("key") == key and {"alt", "size"} <= set(description):
             return Drawn(target, shown_name, tuple(description["size"]), description["alt"]), False
 
-        full, label, maps = self.looked
+        full, (label, _, maps, edge, before) = self.looked
         display, scales = shrunk(full, 2 * _PANEL), drawer.network.scales
         names = drawer.settings["data"]["class_names"]
         laid, colours = _enlarged(label, display.shape), class_colours(len(names))
-        panels = [Panel("image", display), Panel("labels", overlay(display, laid, colours))]
+        panels = [Panel("image", display)]
+        if before is not None:
+            panels.append(Panel("before the CRF", overlay(display, _enlarged(before, display.shape), colours)))
+        panels.append(Panel("labels", overlay(display, laid, colours)))
         means: list[float] = []
         if maps is not None:
             means = maps.mean((1, 2)).tolist()
@@ -232,6 +233,7 @@ class Photo:
             ]
             spans = [FLAT if drawer.flat else own_span(one) for one in maps]
             panels += [Panel(*panel) for panel in zip(titles, maps, spans, strict=True)]
+        panels += [Panel("edge map", edge, own_span(edge))] if edge is not None else []
         share = np.bincount(label.ravel(), minlength=len(names)) / label.size
         shown = [c for c in np.argsort(-share, kind="stable").tolist() if share[c] and c]
         legend = [(f"{names[c]}", colours[c]) for c in shown]
@@ -256,7 +258,7 @@ class Photo:
         target, key = out / _png_name(self.path.stem), self._key("labels")
         if _description(target).get("key") == key:
             return False
-        write_label(target, _enlarged(self.looked.label, self.looked.full.shape), json.dumps({"key": key}))
+        write_label(target, _enlarged(self.looked.seen.prediction, self.looked.full.shape), json.dumps({"key": key}))
         return True
 
 
