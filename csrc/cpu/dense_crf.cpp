@@ -152,7 +152,7 @@ REPRO_CLONES void update(const float* log_prob, const Term<2>* positions, const 
 
 template <class I>
 void dense_crf(Cpu, const float* log_prob, const I* image, Size size, int64_t N, int64_t C, const DenseCrf& crf,
-               float* probability) {
+               void* /*scratch*/, float* probability) {
   const int64_t pixels = size.H * size.W;
   const int64_t row = (C + kLanes - 1) / kLanes;
   const Buffer<V> q = unwritten<V>(crf.iterations > 0 ? pixels * row : 0);
@@ -179,7 +179,7 @@ void dense_crf(Cpu, const float* log_prob, const I* image, Size size, int64_t N,
 }
 
 #define INSTANTIATE(I) \
-  template void dense_crf<I>(Cpu, const float*, const I*, Size, int64_t, int64_t, const DenseCrf&, float*);
+  template void dense_crf<I>(Cpu, const float*, const I*, Size, int64_t, int64_t, const DenseCrf&, void*, float*);
 INSTANTIATE(uint8_t)
 INSTANTIATE(float)
 

@@ -22,9 +22,9 @@ void register_ops(torch::Library& m) {
   m.impl("predict", predict_op<On>);
   m.impl("segmentation_loss", segmentation_loss_op<On>);
   m.impl("confusion_matrix", confusion_matrix_op<On>);
-  m.impl("dense_crf", dense_crf_op<On>);
   m.impl("domain_transform", domain_transform_op<On>);
   m.impl("domain_transform_backward", domain_transform_backward_op<On>);
+  m.impl("dense_crf", dense_crf_op<On>);
 }
 
 }  // namespace repro

@@ -159,49 +159,6 @@ def confusion_matrix(
     return counts, (valid & ~inside).sum()
 
 
-def _gaussian_rows(features: torch.Tensor) -> torch.Tensor:
-    """Computes exp(-|f_i - f_j|^2 / 2) of (P, D) features, each row divided by its sum."""
-    squares = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist").square_()
-    kernel = squares.mul_(-0.5).exp_()
-    return kernel.div_(kernel.sum(dim=1, keepdim=True))
-
-
-@torch.no_grad()
-def dense_crf(
-    log_prob: torch.Tensor,
-    image: torch.Tensor,
-    iterations: int,
-    pos_w: float,
-    pos_xy_std: float,
-    bi_w: float,
-    bi_xy_std: float,
-    bi_rgb_std: float,
-) -> torch.Tensor:
-    """See repro.ops.dense_crf. Exact Gaussians in float64, (H*W)^2 of them: images of at most 8192 pixels."""
-    check_one_device("dense_crf", log_prob, image)
-    height, width = log_prob.shape[2:]
-    if height * width > _MOST_PIXELS:
-        raise ValueError(
-            f"reference.dense_crf: an image must have at most {_MOST_PIXELS} pixels; got {height} x {width}; "
-            "run the kernel (REPRO_REFERENCE=0), or a smaller image"
-        )
-    rows, columns = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64, device=image.device),
-        torch.arange(width, dtype=torch.float64, device=image.device),
-        indexing="ij",
-    )
-    xy = torch.stack([columns.flatten(), rows.flatten()], dim=1)
-    positions = pos_w * _gaussian_rows(xy / pos_xy_std)
-    result = torch.empty(log_prob.shape, device=log_prob.device, memory_format=torch.channels_last)
-    for probability, score, pixels in zip(result, log_prob.double().flatten(2), image.double().flatten(2), strict=True):
-        weights = bi_w * _gaussian_rows(torch.cat([xy / bi_xy_std, pixels.T / bi_rgb_std], dim=1)) + positions
-        q = torch.softmax(score, dim=0)
-        for _ in range(iterations):
-            q = torch.softmax(score + q @ weights.T, dim=0)
-        probability.copy_(q.reshape(probability.shape))
-    return result
-
-
 class _Weight(torch.autograd.Function):
     """exp(distance), clipped to min_weight..1, whose derivative is the clipped weight (Caffe: ComputeReferenceGradientDiff)."""
 
@@ -274,3 +231,46 @@ def domain_transform(
         images.append(torch.cat([beside, image[:, :, height:]], dim=2))
     y = torch.cat(images) if images else whole
     return y.to(x.dtype, memory_format=torch.channels_last, copy=True)
+
+
+def _gaussian_rows(features: torch.Tensor) -> torch.Tensor:
+    """Computes exp(-|f_i - f_j|^2 / 2) of (P, D) features, each row divided by its sum."""
+    squares = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    kernel = squares.mul_(-0.5).exp_()
+    return kernel.div_(kernel.sum(dim=1, keepdim=True))
+
+
+@torch.no_grad()
+def dense_crf(
+    log_prob: torch.Tensor,
+    image: torch.Tensor,
+    iterations: int,
+    pos_w: float,
+    pos_xy_std: float,
+    bi_w: float,
+    bi_xy_std: float,
+    bi_rgb_std: float,
+) -> torch.Tensor:
+    """See repro.ops.dense_crf. Exact Gaussians in float64, (H*W)^2 of them: images of at most 8192 pixels."""
+    check_one_device("dense_crf", log_prob, image)
+    height, width = log_prob.shape[2:]
+    if height * width > _MOST_PIXELS:
+        raise ValueError(
+            f"reference.dense_crf: an image must have at most {_MOST_PIXELS} pixels; got {height} x {width}; "
+            "run the kernel (REPRO_REFERENCE=0), or a smaller image"
+        )
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64, device=image.device),
+        torch.arange(width, dtype=torch.float64, device=image.device),
+        indexing="ij",
+    )
+    xy = torch.stack([columns.flatten(), rows.flatten()], dim=1)
+    positions = pos_w * _gaussian_rows(xy / pos_xy_std)
+    result = torch.empty(log_prob.shape, device=log_prob.device, memory_format=torch.channels_last)
+    for probability, score, pixels in zip(result, log_prob.double().flatten(2), image.double().flatten(2), strict=True):
+        weights = bi_w * _gaussian_rows(torch.cat([xy / bi_xy_std, pixels.T / bi_rgb_std], dim=1)) + positions
+        q = torch.softmax(score, dim=0)
+        for _ in range(iterations):
+            q = torch.softmax(score + q @ weights.T, dim=0)
+        probability.copy_(q.reshape(probability.shape))
+    return result
