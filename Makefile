@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 TORCH := torch==2.13.0
 
-.PHONY: table1 test test-matrix lint registers sanitize clean
+.PHONY: table1 test test-matrix attack lint registers sanitize clean
 
 table1: $(VENV)/installed
 	$(VENV)/bin/python -m repro.run table1 $(TABLE1)
@@ -14,6 +14,11 @@ test: $(VENV)/installed
 # The same tests as on processors with fewer instructions, with 1, 2 and 4 threads; MATRIX="avx2 -- -k solver" chooses.
 test-matrix: $(VENV)/installed
 	$(VENV)/bin/python tests/matrix.py $(MATRIX)
+
+# Hostile input of every kind (SECURITY.md): slow, and as root also on disks that are too small.
+attack: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -m slow tests/test_attack_settings.py tests/test_attack_files.py tests/test_attack_runs.py \
+		tests/test_attack_disk.py tests/test_run_killed.py
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
@@ -27,7 +32,7 @@ registers:
 # The operators' tests on kernels that watch their addresses and undefined behaviour; the usual build stays as it is.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANITIZED := test_interp test_merge_scores test_predict test_segmentation_loss test_confusion_matrix \
-	test_ops_autograd test_ops_device test_ops_storage test_ops_determinism
+	test_dense_crf test_ops_autograd test_ops_device test_ops_storage test_ops_determinism
 sanitize: $(VENV)/installed
 	mkdir -p build/sanitize && cp -r repro build/sanitize && rm -f build/sanitize/repro/_C*.so
 	REPRO_CUDA=0 CFLAGS="$(SANITIZE) -g1" LDFLAGS="$(SANITIZE)" $(VENV)/bin/python setup.py --quiet \

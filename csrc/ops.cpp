@@ -21,6 +21,15 @@ TORCH_LIBRARY(repro, m) {
   m.def(
       "confusion_matrix(Tensor prediction, Tensor label, SymInt num_classes, SymInt ignore_label) -> (Tensor counts, "
       "Tensor outside)");
+  m.def(
+      "domain_transform(Tensor x, Tensor edge, int num_iter, float spatial_sigma, float range_sigma, float min_weight, "
+      "Tensor? valid_size) -> Tensor");
+  m.def(
+      "domain_transform_backward(Tensor dy, Tensor x, Tensor edge, int num_iter, float spatial_sigma, float "
+      "range_sigma, float min_weight, Tensor? valid_size) -> (Tensor dx, Tensor dedge)");
+  m.def(
+      "dense_crf(Tensor log_prob, Tensor image, SymInt iterations, float pos_w, float pos_xy_std, float bi_w, float "
+      "bi_xy_std, float bi_rgb_std) -> Tensor");
 }
 
 // An empty Python module: importing repro._C loads the library, which registers the operators above.

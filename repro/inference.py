@@ -11,7 +11,8 @@ from PIL import Image
 
 import caffe_weights
 from repro.device import Compute, choose_device
-from repro.models import MultiScale, enlarged_scores
+from repro.evaluate.postprocess import best_classes, crf_probabilities, whole_scores
+from repro.models import MultiScale
 from repro.ops import interp, merge_scores
 from repro.protocol import PAPER, Row, load_protocol
 from repro.records.store import read_record
@@ -24,7 +25,7 @@ class Prediction(NamedTuple):
     """An image as a network sees it; H and W are the image's.
 
     labels: (H, W) uint8 classes.
-    probabilities: (C, H, W) float32, the softmax of the merged scores enlarged to the image.
+    probabilities: (C, H, W) float32, the softmax of the merged scores enlarged to the image; where the row has a CRF, the CRF's.
     weights: (S, H, W) float32, the attention weight of every scale, which sum to 1; None where the network has no attention.
     """
 
@@ -64,14 +65,18 @@ class Model:
         pixels = _pixels(image)
         height, width = pixels.shape[:2]
         data = padded(pixels, self.settings["transform"]["mean_bgr"], self.settings["test"]["crop_size"])
+        data = data.to(self._compute.device)
         with self._compute.autocast():
-            output = self.network(data.to(self._compute.device))
-        size, valid_size = data.shape[2:], torch.tensor([[height, width]], device=self._compute.device)
-        scores = enlarged_scores(output, size, valid_size)[0, :, :height, :width]
+            output = self.network(data)
+        size = data.shape[2:]
+        scores = whole_scores(output, size, [(height, width)])[:, :, :height, :width]
         weights = merge_scores(output.scores, output.logits, output.mode)[1] if output.logits is not None else None
         seen = None if weights is None else interp(weights.float(), size)[0, :, :height, :width].cpu().numpy()
-        labels = scores.argmax(0).to(torch.uint8).cpu().numpy()
-        return Prediction(labels, scores.softmax(0).cpu().numpy(), seen)
+        probabilities = scores.softmax(1)
+        if "crf" in self.settings:
+            scores = probabilities = crf_probabilities(scores, data[:, :, :height, :width], self.settings["crf"])
+        labels = best_classes(scores)[0].to(torch.uint8).cpu().numpy()
+        return Prediction(labels, probabilities[0].cpu().numpy(), seen)
 
 
 def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
@@ -86,7 +91,7 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _row_that_fits(path: Path) -> Row:
-    """Finds the row of the paper that a caffemodel's layers fit: its classes, scales and whether it has an attention head.
+    """Finds the row of the paper that a caffemodel's layers fit: its classes, scales, and whether it has an attention head, DeepLab-MSc's branches or an edge map.
 
     Raises:
         ValueError: None does, or the file does not tell, as where scales are merged without weights.
@@ -95,11 +100,12 @@ def _row_that_fits(path: Path) -> Row:
     classes = blobs["fc8"].blobs[0].shape[0] if "fc8" in blobs else None
     scales = blobs["att_fc"].blobs[0].shape[0] if "att_fc" in blobs else 1
     merge = "attention" if scales > 1 else "none"
+    parts = {key: layer in blobs for key, layer in (("msc_filters", "data_ms1"), ("dt_num_iter", "edge"))}
     for table in PAPER:
         for row in load_protocol(table).runnable:
             model = row.settings["model"]
             fits = len(row.settings["data"]["class_names"]) == classes and len(model["scales"]) == scales
-            if fits and model["merge"] == merge:
+            if fits and model["merge"] == merge and all((key in model) == there for key, there in parts.items()):
                 return row
     raise ValueError(
         f'{path}: must fit a row of the paper\'s tables; got {classes} classes and {scales} scales; name its row, such as row="table3/max3"'

@@ -20,7 +20,9 @@ SEED = 1234  # of the solver files
 
 @cache
 def text(name: str) -> str:
-    """Reads one of Caffe's prototxts."""
+    """Reads one of Caffe's prototxts: a file of the golden data, or packed with the others."""
+    if (GOLDEN / name).exists():
+        return (GOLDEN / name).read_text()
     with zipfile.ZipFile(GOLDEN / "prototxts.zip") as archive:
         return archive.read(name).decode()
 
@@ -30,12 +32,16 @@ def prototxt(name: str) -> Message:
     return parse_prototxt(text(name), name)
 
 
-@cache
+GRID = (
+    "base",
+    *(f"{kind}{scales}{extra}" for scales in (2, 3) for kind in ("max", "avg", "att") for extra in ("", "_e")),
+)
+OTHERS = ("aspp", "att3_dt", "msc_all", "msc_frozen", "resnet_max3_e")  # beyond the paper's grid
+
+
 def variants() -> tuple[str, ...]:
     """Names every thin net of the golden data."""
-    with zipfile.ZipFile(GOLDEN / "prototxts.zip") as archive:
-        names = [name[9:-9] for name in archive.namelist()]
-    return tuple(name for name in names if not name.endswith(("_test", "solver")))
+    return (*GRID, *OTHERS, "dropout")
 
 
 def golden_parameter(values: dict, layer: str, index: int, scales: int) -> np.ndarray:

@@ -117,6 +117,13 @@ Value atomicAdd(Value* to, Value value) {
   return before;
 }
 
+template <class Value>
+Value atomicCAS(Value* at, Value expected, Value value) {
+  const Value before = *at;
+  if (before == expected) *at = value;
+  return before;
+}
+
 namespace repro {
 
 template <class... Parameters, class... Arguments>

@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from caffe_nets import blob_key, first_pass, thin_inputs, thin_net, variants
+from caffe_nets import GRID, OTHERS, blob_key, first_pass, thin_inputs, thin_net
 from conftest import golden
 from float_rule import FLOAT64, Step, Truth, assert_within, peak, sampled
 from thin_network import detached, inputs
-
-OTHERS = ("aspp", "att3_dt", "msc_all", "msc_frozen", "resnet_max3_e")  # beyond the paper's grid
-GRID = tuple(name for name in variants() if name not in (*OTHERS, "dropout"))
 
 
 def expected64(variant: str, learnable) -> dict[str, np.ndarray]:

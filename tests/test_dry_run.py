@@ -4,10 +4,12 @@ import re
 
 import pytest
 import torch
-from tiny import main, run_command
+from tiny import CRF, main, run_command, write_protocol
 
 from repro.device import Compute
+from repro.protocol import load_protocol
 from repro.run import dry_run
+from repro.run.cost import row_flops
 from repro.run.dry_run import idle_lines, plan_lines
 from repro.run.options import Options
 from repro.run.plan import Plan
@@ -51,6 +53,26 @@ def test_what_is_recorded_costs_nothing_more(tiny, tmp_path, capsys, monkeypatch
     assert main([*tiny, "--row", "max2", "--dry-run", "--set", "solver.max_iter=1000000", "--seeds", "3"]) == 0
     out = capsys.readouterr().out
     assert re.search(r", 1 of 3 recorded; about [\d.]+ (min|h|days) at ", out)
+
+
+def test_a_crf_is_costed(tiny, tmp_path):
+    def lines():
+        plan = Plan(tiny[:1], ["max2"], [1], [])
+        return plan_lines(plan, plan.jobs, options(tmp_path / "out"), "no such device")
+
+    assert not any("CRF of" in line for line in lines())
+    write_protocol(tmp_path, CRF)
+    shown = lines()
+    assert "  crf.bi_xy_std = 20" in shown
+    (max2,) = (line for line in shown if line.startswith("  max2: "))
+    # 3 iterations, 41 x 41 pixels, 3 classes, 46 operations
+    assert (
+        f" GFLOP forward each, 3 tested with a CRF of 3 iterations, {3 * 41 * 41 * 3 * 46 / 1e9:.3g} GFLOP each, "
+        in max2
+    )
+    settings = load_protocol(tiny[0]).row("max2").settings
+    plain = {section: table for section, table in settings.items() if section != "crf"}
+    assert row_flops(settings) == row_flops(plain) + 3 * (3 * 41 * 41 * 3 * 46)
 
 
 def test_a_share_is_planned_like_the_whole(tiny, capsys):

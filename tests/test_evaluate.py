@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from repro.data.lists import Item
 from repro.device import Compute
-from repro.evaluate.labels import evaluate, labels_of
+from repro.evaluate.labels import evaluate
+from repro.evaluate.postprocess import final_labels
 from repro.models import Output
 
 MEAN = (10.0, 20.0, 30.0)
@@ -54,7 +55,9 @@ def run(items, network=None, crop_size=17, batch_size=2, ignore_label=255, worke
         "transform": {"mean_bgr": MEAN},
         "test": {"crop_size": crop_size, "batch_size": batch_size},
     }
-    return evaluate(network or Known(), items, settings, Compute(torch.device("cpu"), workers=workers), progress)
+    counts = evaluate(network or Known(), items, settings, Compute(torch.device("cpu"), workers=workers), progress)
+    assert counts.before_crf is None
+    return counts.confusion
 
 
 def expected_counts(items, crop=17):
@@ -137,9 +140,10 @@ def test_predict_takes_the_first_of_equal_scores():
     network = Known().eval()
     data = torch.full((1, 3, 9, 9), 20.0 - MEAN[0])  # blue 20 is as near to class 0 as to class 1
     with torch.no_grad():
-        classes = labels_of(network(data), (9, 9), [(9, 9)])
+        ((classes, before),) = final_labels(network(data), data, [(9, 9)], None)
     assert classes.dtype == torch.uint8
-    assert classes.shape == (1, 9, 9)
+    assert classes.shape == (9, 9)
+    assert before is None
     assert not classes.any()
 
 

@@ -12,7 +12,7 @@ from repro.models import build
 from repro.models.weights import load_caffemodel
 from repro.protocol import load_protocol, settings_sha256
 from repro.records.store import write_record
-from repro.solver.snapshot import Snapshot, identity_of, write_snapshot
+from repro.solver.snapshot import Snapshot, training_identity, write_snapshot
 from repro.solver.train import make_solver
 
 OVERRIDES = ["model.width=0.0625", "data.num_train=2", "data.num_val=1", "solver.stepsize=3"]
@@ -131,7 +131,7 @@ def recorded(tmp_path) -> dict:
 
 def test_settings_are_those_of_the_record_beside_the_snapshot(tmp_path, data, capsys):
     made = recorded(tmp_path)
-    a_run(tmp_path / "snapshot.pt", 1, identity_of(made["provenance"]))
+    a_run(tmp_path / "snapshot.pt", 1, training_identity(made["provenance"], made["settings"]))
     out = tmp_path / "out"
     assert main([str(tmp_path / "snapshot.pt"), str(out), "--data-root", str(data)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == str(out / f"{ROW}_iter_7.caffemodel")
@@ -156,7 +156,8 @@ def test_settings_are_those_of_the_record_beside_the_snapshot(tmp_path, data, ca
     ],
 )
 def test_what_differs_from_the_record_is_refused(tmp_path, data, capsys, given, message):
-    a_run(tmp_path / "snapshot.pt", 1, identity_of(recorded(tmp_path)["provenance"]))
+    made = recorded(tmp_path)
+    a_run(tmp_path / "snapshot.pt", 1, training_identity(made["provenance"], made["settings"]))
     arguments = [str(tmp_path / "snapshot.pt"), str(tmp_path / "out"), "--data-root", str(data)]
     assert main([*arguments, *given]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/{message}\n"

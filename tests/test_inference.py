@@ -49,7 +49,7 @@ def test_a_runs_network_labels_as_its_test_does(ran, model):
     assert model.scales == (1, 0.75, 0.5)
     image = ran / "data" / "JPEGImages" / "val0.jpg"
     seen = model.predict(image)
-    ((_, expected),) = next(
+    ((_, expected, _),) = next(
         label_maps(model.network, [Item("a", image, None)], model.settings, Compute(torch.device("cpu")))
     )
     assert np.array_equal(seen.labels, expected.numpy())

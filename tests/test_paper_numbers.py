@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 import torch
+from test_paper_rows import STAGE, differing
 
 from repro.data.prepare import coco, person_part, voc
 from repro.models import build
@@ -180,57 +181,18 @@ def test_differences_of_the_text():
     assert "like those with fc7" in fc6.why
 
 
-def test_what_the_rows_of_the_text_change():
-    """Every row that runs differs from its cell in the one thing that its name says."""
-    changed = {
-        "attention-one-layer": ("table1", "model.attention_layers", 1),
-        "attention-kernel1": ("table1", "model.attention_kernel", 1),
-        "attention-filters256": ("table1", "model.attention_filters", 256),
-        "attention-filters1024": ("table1", "model.attention_filters", 1024),
-        "attention-fc8": ("table1", "model.attention_input", "fc8"),
-        "attention-fc6": ("table1", "model.attention_input", "fc6"),
-        "four-scales": ("table1", "model.scales", [1, 0.75, 0.5, 0.25]),
-        "four-scales-voc": ("table3", "model.scales", [1, 0.75, 0.5, 0.25]),
-        "attention-plus": ("table5", "transform.scale_factors", [0.6, 0.8, 1.0, 1.2, 1.4]),
-    }
-    text = load_protocol("text")
-    assert [row.id for row in text.runnable] == list(changed)
-    for row in text.runnable:
-        table, key, value = changed[row.id]
-        base = load_protocol(table).row("attention3-extra")
-        assert differing(row, base) == {key: value}
-        assert row.dataset == base.dataset
-    assert text.row("largefov-voc").of == "table3/baseline"
-    assert text.row("largefov-test").of == "table4/largefov"
-
-
-def differing(row, base):
-    """Lists the keys of a row's settings that differ from another row's, with their values."""
-    keys = {(s, k) for settings in (row.settings, base.settings) for s, table in settings.items() for k in table}
-    mine = {f"{s}.{k}": row.settings.get(s, {}).get(k) for s, k in sorted(keys)}
-    return {key: v for key, v in mine.items() if v != base.settings.get(key.split(".")[0], {}).get(key.split(".")[1])}
-
-
 def test_status_of_the_rows():
-    planned = {
-        "table4": [
-            "msc-largefov",
-            "crf-coco-largefov",
-            "msc-crf-coco-largefov",
-            "attention-coco",
-            "attention-plus-coco",
-            "attention-dt-coco",
-        ],
-        "text": ["msc-person-part", "msc-voc", "largefov-crf-voc", "largefov-crf-test", "msc-coco"],
-    }
     quoted = {"table4": ["tti-zoomout-v2", "parsenet", "crf-rnn", "boxsup", "dpn", "adelaide"]}
     for name in ALL:
         rows = load_protocol(name).rows
-        assert [row.id for row in rows if row.status == "planned"] == planned.get(name, [])
+        assert [row.id for row in rows if row.status == "planned"] == []
         assert [row.id for row in rows if row.status == "quoted"] == quoted.get(name, [])
-    assert [row.id for row in load_protocol("table4").runnable] == ["largefov", "average", "max", "attention"]
+    assert [row.id for row in load_protocol("table4").runnable] == [
+        *("largefov", "msc-largefov", "average", "max", "attention"),
+        *("crf-coco-largefov", "msc-crf-coco-largefov", "attention-coco", "attention-plus-coco", "attention-dt-coco"),
+    ]
     assert [name for name in ALL if load_protocol(name).view] == ["table2", "table7"]
-    assert [len(load_protocol(name).runnable) for name in ALL] == [13, 0, 13, 4, 13, 13, 0, 9, 13, 1]
+    assert [len(load_protocol(name).runnable) for name in ALL] == [13, 0, 13, 10, 13, 13, 0, 14, 14, 1]
 
 
 def test_settings_of_the_paper():
@@ -294,8 +256,10 @@ def test_data_of_the_tables(name, dataset, train, val, classes):
         assert data["class_names"] == list(classes)
         assert row.dataset == dataset
         assert row.settings.get("submission") == ({"list": "test", "num": 1456} if name == "table4" else None)
-        stage = {"protocol": "coco_pretrain", "row": "largefov"}
-        assert row.settings.get("stage") == (stage if name == "table5" else None)
+        stages = {f"msc-{first}": {"protocol": "table4", "row": first} for first in ("largefov", "crf-coco-largefov")}
+        if name == "table5" or (name == "table4" and "coco" in row.id):
+            stages.setdefault(row.id, {"protocol": "coco_pretrain", "row": "largefov"})
+        assert row.settings.get("stage") == stages.get(row.id)
 
 
 def test_rows_of_a_grid_differ_in_the_grid_alone():
@@ -304,7 +268,7 @@ def test_rows_of_a_grid_differ_in_the_grid_alone():
         for row in others:
             assert set(differing(row, first)) <= {"model.scales", "model.merge", "model.extra_supervision"}
     for mine, base in zip(load_protocol("table5").rows, load_protocol("table3").rows, strict=True):
-        assert differing(mine, base) == {"stage.protocol": "coco_pretrain", "stage.row": "largefov"}
+        assert differing(mine, base) == STAGE
     for mine, base in zip(load_protocol("table7").rows, load_protocol("table6").rows, strict=True):
         assert (mine.of, mine.metric, differing(mine, base)) == (f"table6/{base.id}", "person", {})
 

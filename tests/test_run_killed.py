@@ -18,6 +18,7 @@ from tiny import main, run_command
 from repro.run import __main__ as run_module
 
 KILLS = 20
+WORKERS = (0, 1, 2)
 
 
 def documents(out):
@@ -26,44 +27,125 @@ def documents(out):
     return {name: record | {"run": None} for name, record in found.items()}
 
 
-def test_a_small_run_survives_twenty_kills(tmp_path, monkeypatch, capfd):
-    settings = ["solver.max_iter=200", "solver.stepsize=100", "solver.snapshot=2", "solver.display=100"]
-    command = [*run_command(tmp_path), "--row", "max2", *(part for text in settings for part in ("--set", text))]
-    assert main(command) == 0
-    whole = documents(tmp_path / "out")
-    command = [*command, "--out", str(tmp_path / "killed")]
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("PYTHONPATH", str(Path(run_module.__file__).parents[1]))  # the server knows no other path
-    context = multiprocessing.get_context("forkserver")  # imports the program once, then starts it in no time
-    context.set_forkserver_preload(["__main__", "repro.run"])
-    snapshot = tmp_path / "killed" / "tiny" / "max2-seed1" / "snapshot.pt"
-    moments = random.Random(1)
+class Lives:
+    """A small run that is started, ended by a signal at a random moment after its next snapshot, and started again, in the same folder."""
 
-    def start():
-        process = context.Process(target=run_module.main, args=(command,))
+    def __init__(self, folder, workers, monkeypatch):
+        settings = ["solver.max_iter=200", "solver.stepsize=100", "solver.snapshot=2", "solver.display=100"]
+        command = [*run_command(folder), "--row", "max2", *(part for text in settings for part in ("--set", text))]
+        assert main(command) == 0
+        self.whole = documents(folder / "out")
+        self.out, self.log = folder / "killed", folder / "log"
+        self.snapshot = self.out / "tiny" / "max2-seed1" / "snapshot.pt"
+        self._command = [*command, "--out", str(self.out), "--workers", str(workers)]
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setenv("PYTHONPATH", str(Path(run_module.__file__).parents[1]))  # the server knows no other path
+        self._context = multiprocessing.get_context("forkserver")  # imports the program once, then starts it in no time
+        self._context.set_forkserver_preload(["__main__", "repro.run.__main__", __name__])
+        self._moments = random.Random(workers)
+
+    def start(self):
+        process = self._context.Process(target=in_its_own_session, args=(self._command, str(self.log)))
         process.start()
         return process
 
-    def written():
-        return snapshot.stat().st_mtime_ns if snapshot.exists() else 0
+    def end(self, number):
+        """Starts it, and sends it a signal after it has gone on from where the last life ended."""
 
-    for _ in range(KILLS):
+        def written():
+            return self.snapshot.stat().st_mtime_ns if self.snapshot.exists() else 0
+
         before = written()
-        process = start()
-        while written() == before and process.is_alive():  # until it has gone on from where the last one was
+        process = self.start()
+        while written() == before and process.is_alive():
             time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.04))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-        assert not documents(tmp_path / "killed")
-    process = start()
+        time.sleep(self._moments.uniform(0, 0.04))
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode == (-signal.SIGKILL if number == signal.SIGKILL else 130), self.log.read_text()
+        assert not documents(self.out)
+        deadline = time.monotonic() + 20
+        while of_session(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert of_session(process.pid) == []  # its workers have ended with it
+
+
+def in_its_own_session(command, log):
+    """Runs the program so that all it starts can be found by its process id; what it says on stderr is added to a file."""
+    os.setsid()
+    multiprocessing.process._parent_process = None  # as a program of its own, which is nobody's worker
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    sys.exit(run_module.main(command))
+
+
+def of_session(leader):
+    """Lists the processes of a session that are still at work."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session, *_ = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(session) == leader and state not in "ZX":
+            found.append(int(path.parent.name))
+    return found
+
+
+def ends_as_if_nothing_had_been(lives, starts):
+    """Lets the run come to its end."""
+    process = lives.start()
     process.join()
-    assert documents(tmp_path / "killed") == whole
-    starts = [int(text) for text in re.findall(r"Starting at iteration (\d+) ", capfd.readouterr().err)]
-    assert starts[:2] == [0, 0]  # the undisturbed run, and the first that was killed
-    assert starts[2:] == sorted(starts[2:])
-    assert len(set(starts[2:])) == KILLS
+    assert documents(lives.out) == lives.whole
+    begun = [int(text) for text in re.findall(r"Starting at iteration (\d+) ", lives.log.read_text())]
+    assert begun[0] == 0
+    assert begun == sorted(set(begun))
+    assert len(begun) == starts + 1
+
+
+def test_a_small_run_survives_kills(tmp_path, monkeypatch):
+    lives = Lives(tmp_path, 0, monkeypatch)
+    for _ in range(4):
+        lives.end(signal.SIGKILL)
+    ends_as_if_nothing_had_been(lives, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_small_run_survives_twenty_signals(tmp_path, monkeypatch, workers):
+    """SIGKILL, SIGTERM and SIGINT in turn; with data workers, which end too."""
+    lives = Lives(tmp_path, workers, monkeypatch)
+    for life in range(KILLS):
+        lives.end((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[life % 3])
+    ends_as_if_nothing_had_been(lives, KILLS)
+
+
+def test_a_run_whose_data_worker_is_killed_says_so_and_goes_on(tmp_path, monkeypatch):
+    lives = Lives(tmp_path, 1, monkeypatch)
+    process = lives.start()
+    while not lives.snapshot.exists() and process.is_alive():
+        time.sleep(0.001)
+    (worker,) = (number for number in of_session(process.pid) if number != process.pid)
+    os.kill(worker, signal.SIGKILL)
+    process.join(60)
+    assert process.exitcode == 2
+    (told,) = (line for line in lives.log.read_text().splitlines() if line.startswith("error: "))
+    assert told.startswith("error: ImageSegData: data workers must stay alive and hand their batches over; got ")
+    process = lives.start()
+    process.join()
+    assert documents(lives.out) == lives.whole
+
+
+def test_of_two_runs_in_one_folder_the_second_is_told(tmp_path, monkeypatch):
+    lives = Lives(tmp_path, 0, monkeypatch)
+    first = lives.start()
+    while not lives.snapshot.exists() and first.is_alive():
+        time.sleep(0.001)
+    second = lives.start()
+    second.join(60)
+    assert second.exitcode == 2
+    assert f"got another, process {first.pid} on " in lives.log.read_text()
+    first.join()
+    assert documents(lives.out) == lives.whole
 
 
 @pytest.mark.data

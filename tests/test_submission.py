@@ -12,7 +12,7 @@ from tiny import SUBMISSION, main, run_command, write_protocol
 from repro.data.lists import Item
 from repro.data.palette import voc_palette
 from repro.evaluate import archive as submission
-from repro.evaluate.labels import PaddedImage
+from repro.evaluate.labels import Labelled, PaddedImage
 from repro.records.store import read_record
 from repro.run import __main__ as run_module
 from repro.run import row as row_module
@@ -77,7 +77,7 @@ def test_label_maps_are_the_networks_prediction(tiny, folder, monkeypatch):
     def label_maps(network, items, settings, compute):
         assert not any(item.label for item in items)
         for batch in real(network, items, settings, compute):
-            shown.update({image.item.name: prediction.numpy() for image, prediction in batch})
+            shown.update({image.item.name: labels.numpy() for image, labels, _ in batch})
             yield batch
 
     monkeypatch.setattr(row_module, "label_maps", label_maps)
@@ -92,8 +92,8 @@ def test_it_goes_on_image_by_image(tiny, folder, capsys, monkeypatch):
     whole = next((folder.parents[2] / "whole").glob("tiny/*/*.tgz")).read_bytes()
     real = row_module.write_label_maps
 
-    def stop_after_one(batches, where, progress):
-        real(batches, where, lambda images: (setattr(run_module, "_stop_asked", True), progress(images)))
+    def stop_after_one(batches, where, before, progress):
+        real(batches, where, before, lambda images: (setattr(run_module, "_stop_asked", True), progress(images)))
 
     monkeypatch.setattr(row_module, "write_label_maps", stop_after_one)
     assert main([*tiny, "--set", "test.batch_size=1"]) == 130
@@ -122,7 +122,7 @@ def test_label_maps_of_another_run_are_not_taken(tiny, folder, capsys):
     )
     (folder / "submission.json").write_text("{")
     with pytest.raises(ValueError, match="must hold label maps of this very run"):
-        submission.unfinished(folder, [], "a")
+        submission.unfinished([folder], [], "a")
 
 
 def test_archives_depend_on_nothing_but_the_label_maps(tmp_path):
@@ -130,11 +130,13 @@ def test_archives_depend_on_nothing_but_the_label_maps(tmp_path):
     archives = []
     for place, order in (("x", items), ("y", items[::-1])):
         folder = tmp_path / place
-        assert submission.unfinished(folder, order, "one") == order
-        batches = [[(PaddedImage(item, None, (2, 3)), torch.full((2, 3), ord(item.name) % 3))] for item in order]
+        assert submission.unfinished([folder], order, "one") == order
+        batches = [
+            [Labelled(PaddedImage(item, None, (2, 3)), torch.full((2, 3), ord(item.name) % 3))] for item in order
+        ]
         submission.write_label_maps(iter(batches), folder)
-        assert submission.unfinished(folder, order, "one") == []
-        archives.append(submission.write_archive(folder, order, "x.tgz"))
+        assert submission.unfinished([folder], order, "one") == []
+        archives.append(submission.write_archive(folder, order, folder / "x.tgz"))
     assert archives[0] == archives[1]
     assert (tmp_path / "x" / "x.tgz").read_bytes()[3:8] == bytes(5)  # gzip's flags (no name) and time
     assert list(contents(tmp_path / "y" / "x.tgz")) == [f"{INSIDE}/a.png", f"{INSIDE}/b.png"]

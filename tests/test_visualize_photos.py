@@ -23,7 +23,7 @@ from repro.solver.snapshot import trained_network
 from repro.visualize import photos as photos_module
 from repro.visualize.__main__ import UNSEEN, main
 from repro.visualize.draw import class_colours, draw_strips, overlay
-from repro.visualize.network import caffe_network, look
+from repro.visualize.network import Seen, caffe_network, look
 from repro.visualize.photos import Drawer, Photo, find_photos, padded, read_photo, shrunk
 
 ROW = "attention3-extra"
@@ -139,13 +139,13 @@ def test_the_networks_input_is_the_tests(size, tmp_path):
 def test_a_picture_shows_labels_and_weights(drawer, photos, tmp_path, monkeypatch):
     label = np.random.default_rng(2).choice(3, (30, 41), p=[0.5, 0.2, 0.3]).astype(np.uint8)
     edge = np.linspace(0, 3, 30 * 41, dtype=np.float32).reshape(30, 41)
-    shown, looked = [], []
+    shown, looked, before = [], [], 2 - label
 
-    def keep_look(network, data, sizes, compute):
-        ((_, maps, none),) = look(network, data, sizes, compute)
-        assert (sizes, none) == ([(30, 41)], None)
+    def keep_look(network, data, sizes, settings, compute):
+        ((_, _, maps, *none),) = look(network, data, sizes, settings, compute)
+        assert (sizes, none) == ([(30, 41)], [None, None])
         looked.append((data, maps))
-        return [(label, maps, edge)]
+        return [Seen(label, None, maps, edge, before)]
 
     monkeypatch.setattr(photos_module, "look", keep_look)
     monkeypatch.setattr(photos_module, "draw_strips", lambda *args: shown.append(args) or draw_strips(*args))
@@ -160,10 +160,12 @@ def test_a_picture_shows_labels_and_weights(drawer, photos, tmp_path, monkeypatc
     ((data, maps),) = looked
     assert torch.equal(data, padded(pixels, drawer.settings["transform"]["mean_bgr"], 41))
     assert (strip.panels[0].pixels == pixels).all()
-    assert (strip.panels[1].pixels == overlay(pixels, label, class_colours(3))).all()
-    np.testing.assert_array_equal(np.stack([panel.pixels for panel in strip.panels[2:5]]), maps)
-    assert (strip.panels[5].title, strip.panels[5].span) == ("edge map", (0, 3))
-    assert (strip.panels[5].pixels == edge).all()
+    for panel, title, one in zip(strip.panels[1:3], ("before the CRF", "labels"), (before, label), strict=True):
+        assert panel.title == title
+        assert (panel.pixels == overlay(pixels, one, class_colours(3))).all()
+    np.testing.assert_array_equal(np.stack([panel.pixels for panel in strip.panels[3:6]]), maps)
+    assert (strip.panels[6].title, strip.panels[6].span) == ("edge map", (0, 3))
+    assert (strip.panels[6].pixels == edge).all()
     assert [name for name, _ in legend] == ["ball", "box"]  # the larger share first, without background
     found = f"ball {100 * (label == 2).mean():.1f} %, box {100 * (label == 1).mean():.1f} %"
     assert subtitle.lower() == f"{found}."
@@ -245,7 +247,7 @@ def test_label_maps_beside_or_without_pictures(drawer, ran, photos, tmp_path, ca
         assert (image.mode, image.size) == ("P", (60, 90))
         assert image.getpalette() == voc_palette()
         found = np.asarray(image)
-    seen = Photo(drawer._replace(max_side=30), photos / "frame2.jpg").looked.label
+    seen = Photo(drawer._replace(max_side=30), photos / "frame2.jpg").looked.seen.prediction
     assert seen.shape == (30, 20)
     assert (found[1::3, 1::3] == seen).all()  # every third pixel is one of the network's
     stamps = {path: path.stat().st_mtime_ns for path in labels.iterdir()}

@@ -37,4 +37,22 @@ REPRO_HD V exponential_of(const V& x) {
 REPRO_HD float exponential(float x) { return exponential_of<float, int32_t>(x); }
 REPRO_HD double exponential(double x) { return exp(x); }
 
+// The e^-x for x >= 0 of Caffe's DenseCRF, rounding by rounding: a polynomial of the argument halved until it is at most
+// 0.69, squared as often; 0 beyond 20. V is float, or a vector of floats.
+// Caffe: include/caffe/util/densecrf_util.hpp, fast_exp.
+template <class V>
+REPRO_HD V crf_exponential(const V& x) {
+  V halved = x;
+  for (float limit = 0.69f; limit < 20.0f; limit *= 2) halved = x > limit ? halved * 0.5f : halved;
+  V value = 0.0013298820f - halved * 0.0001413161f;
+  value = 0.0083013598f - halved * value;
+  value = 0.0416573475f - halved * value;
+  value = 0.1666653019f - halved * value;
+  value = 0.4999999206f - halved * value;
+  value = 0.9999999995f - halved * value;
+  value = 1.0f - halved * value;
+  for (float limit = 0.69f; limit < 20.0f; limit *= 2) value = x > limit ? value * value : value;
+  return x > 20.0f ? V{} : value;
+}
+
 }  // namespace repro

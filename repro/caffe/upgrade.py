@@ -123,11 +123,11 @@ def _without_padding(layers: list[Message], file: str) -> list[Message]:
     pads, kept = {}, []
     for layer in layers:
         inner = layer.one("layer")
-        kind, bottoms = inner.one("type"), layer.get("bottom", [])
+        kind, bottoms = inner.one("type"), list(map(str, layer.get("bottom", [])))
         if kind == "padding":
             if len(bottoms) != 1 or len(layer.get("top", [])) != 1:
                 raise _error(file, layer.line, "a padding layer must have one bottom and one top; got others")
-            pads[layer.one("top")] = (bottoms[0], inner.one("pad", 0), inner.line)
+            pads[str(layer.one("top"))] = (bottoms[0], inner.one("pad", 0), inner.line)
             continue
         if any(bottom in pads for bottom in bottoms):
             if kind not in ("conv", "pool") or len(bottoms) != 1:
@@ -145,7 +145,7 @@ def _without_padding(layers: list[Message], file: str) -> list[Message]:
 
 def _v1_from_v0(layer: Message, file: str) -> Message:
     inner = layer.one("layer")
-    kind = inner.one("type", "")
+    kind = str(inner.one("type", ""))
     result = _copy(layer, {"bottom", "top"})
     for name, values in inner.items():
         lines = inner.lines.get(name) or [inner.line] * len(values)
@@ -172,8 +172,10 @@ def _v2_from_v1(layer: Message, file: str) -> Message:
     kind = layer.one("type", "")
     if isinstance(kind, Word):
         kind = _FORK_WORDS.get(kind) or layer_types.from_v1_word(kind)
+    elif isinstance(kind, int):
+        kind = layer_types.from_v1_number(kind)
     else:
-        kind = layer_types.V0.get(kind, kind) if isinstance(kind, str) else layer_types.from_v1_number(kind)
+        kind = layer_types.V0.get(str(kind), str(kind))
     _put(result, "type", kind, line)
     fields = {"param": "name", "blob_share_mode": "share_mode", "blobs_lr": "lr_mult", "weight_decay": "decay_mult"}
     specs: list[Message] = []

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -300,6 +301,8 @@ class ImageSegData:
                     collate_fn=_as_it_is,
                     worker_init_fn=_outlive_one_sigterm,
                     generator=torch.Generator(),
+                    # A fork of this process ends soon after it, however it ends: its watchdog looks at its parent, which a server's child is not of.
+                    multiprocessing_context="fork" if sys.platform == "linux" else None,
                 )
             )
         except OSError as error:

@@ -11,19 +11,18 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import caffe_weights
 from caffe_weights.files.atomic import replacing
 from repro.data.lists import Item
 from repro.data.palette import write_label
 from repro.data.pictures import load_picture
-from repro.evaluate.labels import PaddedImage
+from repro.evaluate.labels import Labelled
 from repro.files import write_json
 
 FOLDER = Path("results/VOC2012/Segmentation/comp6_test_cls")
@@ -38,17 +37,24 @@ def _finished(path: Path) -> bool:
         return False
 
 
-def unfinished(folder: Path, items: Iterable[Item], identity: str) -> list[Item]:
-    """Lists the images whose label maps are still to be made, and claims the folder for one run.
+def unfinished(folders: Collection[Path], items: Iterable[Item], identity: str) -> list[Item]:
+    """Lists the images whose label maps are still to be made in one folder or another, and claims the folders for one run.
 
     Args:
-        folder: The row's.
+        folders: The row's, and that of its label maps before the CRF.
         items: The test list.
         identity: Names the run.
 
     Raises:
-        ValueError: The folder holds label maps of another run.
+        ValueError: A folder holds label maps of another run.
     """
+    for folder in folders:
+        _claim(folder, identity)
+    return [item for item in items if not all(_finished(folder / FOLDER / f"{item.name}.png") for folder in folders)]
+
+
+def _claim(folder: Path, identity: str) -> None:
+    """Names the run whose label maps a folder holds; raises ValueError where they are another's."""
     stamp = folder / _STAMP
     if stamp.exists():
         try:
@@ -63,39 +69,41 @@ def unfinished(folder: Path, items: Iterable[Item], identity: str) -> list[Item]
     else:
         write_json(stamp, {"identity": identity})
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    return [item for item in items if not _finished(folder / FOLDER / f"{item.name}.png")]
 
 
 def write_label_maps(
-    batches: Iterator[list[tuple[PaddedImage, torch.Tensor]]],
+    batches: Iterator[list[Labelled]],
     folder: Path,
+    before_crf: Path | None = None,
     progress: Callable[[int], None] = lambda images: None,
 ) -> None:
     """Writes label maps as index PNGs with VOC's palette, each whole or not at all.
 
     Args:
         batches: As `repro.evaluate.labels.label_maps` yields them.
-        folder: The row's.
+        folder: Of the labels.
+        before_crf: Of the labels before the CRF; None where the row has none.
         progress: Called with the number of images just written; what it raises ends the writing.
     """
     for batch in batches:
-        for image, prediction in batch:
-            write_label(folder / FOLDER / f"{image.item.name}.png", prediction.cpu().numpy().astype(np.uint8))
+        for image, *maps in batch:
+            for labels, place in zip(maps, (folder, before_crf), strict=True):
+                if place is not None:
+                    write_label(place / FOLDER / f"{image.item.name}.png", labels.cpu().numpy().astype(np.uint8))
         progress(len(batch))
 
 
-def write_archive(folder: Path, items: Iterable[Item], name: str) -> dict[str, Any]:
+def write_archive(folder: Path, items: Iterable[Item], path: Path) -> dict[str, Any]:
     """Packs the label maps of a list; equal label maps give equal bytes.
 
     Args:
-        folder: The row's.
+        folder: Of the label maps.
         items: The test list.
-        name: Of the archive, which is put into `folder`.
+        path: The archive's, in the row's folder.
 
     Returns:
         The record's `submission`.
     """
-    path = folder / name
     with (
         replacing(path) as part,
         open(part, "wb") as file,
@@ -108,4 +116,4 @@ def write_archive(folder: Path, items: Iterable[Item], name: str) -> dict[str, A
             entry = tarfile.TarInfo(f"{FOLDER.as_posix()}/{image}.png")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    return {"archive": name, "sha256": caffe_weights.sha256(path), "score": None}
+    return {"archive": path.name, "sha256": caffe_weights.sha256(path), "score": None}

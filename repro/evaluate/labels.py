@@ -1,22 +1,23 @@
-"""Testing as Caffe tests: pad to the test crop, score, merge, enlarge by 8, cut to the image, argmax; one confusion matrix over the set."""
+"""Testing as Caffe tests: pad to the test crop, score, merge, enlarge by 8, cut to the image, CRF where there is one, argmax; one confusion matrix over the set."""
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from repro import ops
 from repro.data.lists import Item
 from repro.data.stream import read_test_item
 from repro.device import Compute
 from repro.evaluate.metrics import ConfusionMatrix
-from repro.models import MultiScale, Output, enlarged_scores
+from repro.evaluate.postprocess import final_labels
+from repro.evaluate.trimap import trimap_label
+from repro.models import MultiScale, Output
 
 
 class PaddedImage(NamedTuple):
@@ -27,18 +28,47 @@ class PaddedImage(NamedTuple):
     size: tuple[int, int]
 
 
-def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:
-    """Maps `read` over items in order, `workers` threads at most 2 results each ahead; 0 reads in this thread."""
+class Labelled(NamedTuple):
+    """An image of the test with its labels.
+
+    image: As it was read.
+    labels: (H, W) uint8 or int16 classes on the device, after everything that the row does.
+    before_crf: The same before the CRF; None where the row has none.
+    """
+
+    image: PaddedImage
+    labels: torch.Tensor
+    before_crf: torch.Tensor | None = None
+
+
+class Counts(NamedTuple):
+    """What a test counted.
+
+    confusion: (C, C) int64: row = label, column = prediction.
+    before_crf: The same before the CRF; None where the row has none.
+    trimap: Both of the pixels near the boundaries alone; None where they were not asked for.
+    """
+
+    confusion: np.ndarray
+    before_crf: np.ndarray | None = None
+    trimap: Counts | None = None
+
+
+def ahead(work: Callable, items: Iterable, workers: int) -> Iterator:
+    """Maps `work` over items in order, `workers` threads at most 2 results each ahead; 0 works in this thread."""
     if workers == 0:
-        yield from map(read, items)
+        yield from map(work, items)
         return
     items = iter(items)
     with ThreadPoolExecutor(workers) as pool:
-        pending = deque(pool.submit(read, item) for item in itertools.islice(items, 2 * workers))
+        pending: deque = deque()
         try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) >= 2 * workers:
+                    yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
-                pending.extend(pool.submit(read, item) for item in itertools.islice(items, 1))
         finally:
             for future in pending:
                 future.cancel()
@@ -61,66 +91,57 @@ def padded_batches(
         ValueError, FileNotFoundError: A file is unusable; the message names it.
     """
     mean, test = tuple(settings["transform"]["mean_bgr"]), settings["test"]
-    read = _read_ahead(lambda item: (item, *read_test_item(item, mean, test["crop_size"])), items, compute.workers)
+    read = ahead(lambda item: (item, *read_test_item(item, mean, test["crop_size"])), items, compute.workers)
     for _, group in itertools.groupby(read, key=lambda entry: entry[1].shape):
         while batch := list(itertools.islice(group, test["batch_size"])):
             images = [PaddedImage(item, label, size) for item, _, label, size in batch]
             yield images, torch.cat([data for _, data, _, _ in batch]).to(compute.device)
 
 
-@torch.no_grad()
-def labels_of(output: Output, size: Sequence[int], sizes: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Labels every pixel of a padded batch; without a domain transform neither the merged nor the enlarged scores of all scales are ever kept.
-
-    Args:
-        output: Of the network.
-        size: (P, P) of the padded batch, pixels, of the form 8k+1.
-        sizes: (height, width) of each image within it.
-
-    Returns:
-        (N, P, P) uint8 classes (int16 beyond 256), the first of equal scores winning.
-
-    Caffe: fc8_fusion, Interp with zoom_factor 8, DomainTransform where the network has one, argmax.
-    """
-    if output.edge is None:
-        return ops.predict(output.scores, output.logits, output.mode, size=size)[0]
-    valid_size = torch.tensor([list(one) for one in sizes], dtype=torch.int64, device=output.edge.device)
-    return ops.predict([enlarged_scores(output, size, valid_size)], None, "average", size=size)[0]
-
-
 def label_maps(
-    network: MultiScale, items: Sequence[Item], settings: dict[str, dict], compute: Compute
-) -> Iterator[list[tuple[PaddedImage, torch.Tensor]]]:
-    """Labels the pixels of every image of a list.
+    network: MultiScale, items: Iterable[Item], settings: dict[str, dict], compute: Compute
+) -> Iterator[list[Labelled]]:
+    """Labels the pixels of every image of a list, in its order.
 
     Args:
         network: On the device; put into evaluation mode.
         items: With labels or without.
-        settings: The row's, as of `padded_batches`.
-        compute: Where and how.
+        settings: The row's, as of `padded_batches`; with a section `crf` its labels go through the CRF.
+        compute: Where and how. Its workers are threads that read ahead, and as many that run the CRF beside the network, each at most two batches behind it;
+            their number changes no label.
 
     Yields:
-        Of one batch, every image and its (H, W) uint8 or int16 classes on the device.
+        The images of one batch.
 
     Raises:
         ValueError, FileNotFoundError: A file is unusable; the message names it.
     """
     network.eval()
-    for images, data in padded_batches(items, settings, compute):
-        with torch.no_grad(), compute.autocast():
-            output = network(data)
-        predictions = labels_of(output, data.shape[2:], [image.size for image in images])
-        yield [(image, p[: image.size[0], : image.size[1]]) for image, p in zip(images, predictions, strict=True)]
+    crf = settings.get("crf")
+
+    def outputs() -> Iterator[tuple[list[PaddedImage], torch.Tensor, Output]]:
+        for images, data in padded_batches(items, settings, compute):
+            with torch.no_grad(), compute.autocast():
+                output = network(data)
+            yield images, data, output
+
+    def finish(batch: tuple[list[PaddedImage], torch.Tensor, Output]) -> list[Labelled]:
+        images, data, output = batch
+        found = final_labels(output, data, [image.size for image in images], crf)
+        return [Labelled(image, *labels) for image, labels in zip(images, found, strict=True)]
+
+    yield from ahead(finish, outputs(), compute.workers if crf else 0)
 
 
 def evaluate(
     network: MultiScale,
-    items: Sequence[Item],
+    items: Iterable[Item],
     settings: dict[str, dict],
     compute: Compute,
     progress: Callable[[int], None] = lambda images: None,
-) -> np.ndarray:
-    """Scores a list of images.
+    trimap: float | None = None,
+) -> Counts:
+    """Scores a list of images, before and after the CRF where the row has one, in one pass of the network.
 
     Args:
         network: As for `label_maps`.
@@ -128,16 +149,23 @@ def evaluate(
         settings: The row's; data.class_names and data.ignore_label too.
         compute: Where and how.
         progress: Called with the number of images just finished; what it raises ends the evaluation.
-
-    Returns:
-        (C, C) int64 confusion matrix: row = label, column = prediction.
+        trimap: Width of the band around the boundaries whose pixels are counted for themselves too, as of `trimap_band`; None for none.
 
     Raises:
         ValueError, FileNotFoundError: A file is unusable; the message names it.
     """
-    counts = ConfusionMatrix(len(settings["data"]["class_names"]), settings["data"]["ignore_label"])
+    classes, ignore = len(settings["data"]["class_names"]), settings["data"]["ignore_label"]
+    # After the CRF and before it, of all pixels and of those in the band.
+    counted = [[ConfusionMatrix(classes, ignore) for _ in range(2)] for _ in range(1 if trimap is None else 2)]
     for batch in label_maps(network, items, settings, compute):
-        for image, prediction in batch:
-            counts.add(prediction, image.label.to(prediction.device))
+        for image, *maps in batch:
+            labels = [image.label]
+            if trimap is not None:
+                labels.append(torch.from_numpy(trimap_label(image.label.numpy(), trimap, ignore)))
+            for label, matrices in zip(labels, counted, strict=True):
+                for prediction, matrix in zip(maps, matrices, strict=True):
+                    if prediction is not None:
+                        matrix.add(prediction, label.to(prediction.device))
         progress(len(batch))
-    return counts.result()
+    found = [Counts(after.result(), before.result() if "crf" in settings else None) for after, before in counted]
+    return found[0]._replace(trimap=found[1] if len(found) > 1 else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from repro.ops import reference
-from repro.ops.library import backend
+from repro.ops.library import COMPILED, backend, check_one_device
 
 
 @torch.no_grad()
@@ -50,3 +50,11 @@ def dense_crf(
     if backend() == "reference":
         return reference.dense_crf(log_prob, image, iterations, pos_w, pos_xy_std, bi_w, bi_xy_std, bi_rgb_std)
     return torch.ops.repro.dense_crf(log_prob, image, iterations, pos_w, pos_xy_std, bi_w, bi_xy_std, bi_rgb_std)
+
+
+if COMPILED:
+
+    @torch.library.register_fake("repro::dense_crf")
+    def _fake_dense_crf(log_prob, image, iterations, pos_w, pos_xy_std, bi_w, bi_xy_std, bi_rgb_std):
+        check_one_device("dense_crf", log_prob, image)
+        return log_prob.new_empty(log_prob.shape, dtype=torch.float32).contiguous(memory_format=torch.channels_last)

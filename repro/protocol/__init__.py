@@ -1,7 +1,7 @@
 """What the science is: protocols, one TOML file per table of the paper, read strictly. Needs no torch."""
 
 from repro.protocol.reading import PAPER, PROTOCOLS, SYNTHETIC_NOTE, is_shipped, load_protocol, load_protocols
-from repro.protocol.table import UNFELT, Protocol, Row, settings_sha256
+from repro.protocol.table import UNFELT, Protocol, Row, settings_sha256, training_settings
 from repro.protocol.writing import as_toml
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "load_protocol",
     "load_protocols",
     "settings_sha256",
+    "training_settings",
 ]

@@ -100,6 +100,11 @@ class Protocol:
         )
 
 
+def training_settings(settings: dict) -> dict:
+    """Leaves out what is done with trained scores alone: rows that differ in nothing else are trained alike."""
+    return {section: table for section, table in settings.items() if section != "crf"}
+
+
 def settings_sha256(settings: dict) -> str:
     """Computes the fingerprint of a row's settings: of everything that may change its result, so not of how often it logs or saves."""
     kept = {

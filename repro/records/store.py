@@ -22,6 +22,8 @@ MOST_CLASSES = 256  # labels are uint8
 # Only a row that writes an archive for a server has it: {"archive": its path from the record's folder, "sha256", "score": null, or
 # {"value", "source", "entered": day} as a person entered it}. Until then `value` is null.
 SUBMISSION = "submission"
+# Only a row with a CRF has it: value, per_class, confusion and, of a row that writes an archive, submission, as they were before the CRF.
+BEFORE_CRF = "before_crf"
 Record = dict[str, Any]
 
 
@@ -140,7 +142,7 @@ def write_record(path: Path, record: Record) -> None:
     Raises:
         ValueError: It has not exactly the keys of a record, or a reader would refuse it.
     """
-    if different := sorted((set(record) - {SUBMISSION}) ^ set(SCHEMA)):
+    if different := sorted((set(record) - {SUBMISSION, BEFORE_CRF}) ^ set(SCHEMA)):
         raise ValueError(
             f"{path}: a record must have exactly the known keys; got a difference in {different}; correct the writer"
         )
@@ -149,9 +151,9 @@ def write_record(path: Path, record: Record) -> None:
     write_json(path, record)
 
 
-def _submission_problem(record: Record) -> str:
-    """Says what is wrong with the record's archive, with the score entered for it, or with a value that is not the score."""
-    submission = record[SUBMISSION]
+def _submission_problem(result: dict[str, Any]) -> str:
+    """Says what is wrong with a result's archive, with the score entered for it, or with a value that is not the score."""
+    submission = result[SUBMISSION]
     if not isinstance(submission, dict) or set(submission) != {"archive", "sha256", "score"}:
         return "submission is no table of archive, sha256, score"
     if not (isinstance(submission["archive"], str) and isinstance(submission["sha256"], str)):
@@ -159,9 +161,40 @@ def _submission_problem(record: Record) -> str:
     score = submission["score"]
     entered = isinstance(score, dict) and set(score) == {"value", "source", "entered"} and _is_percent(score["value"])
     entered = entered and isinstance(score["source"], str) and isinstance(score["entered"], str)
-    if not (score is None or entered) or record["value"] != (score["value"] if score else None):
+    if not (score is None or entered) or result["value"] != (score["value"] if score else None):
         return "value is not the score entered"
     return ""
+
+
+def _result_problem(result: dict[str, Any], names: list[str]) -> str:
+    """Says what is wrong with a result of the right keys and types, or "": a record's own, or that before the CRF."""
+    if SUBMISSION in result:
+        return _submission_problem(result)
+    if result["value"] is None:
+        return "value is no number"
+    if set(result["per_class"]) != set(names):
+        return "per_class must have the classes of settings.data.class_names"
+    if len(result["confusion"]) != len(names):
+        return "confusion must have the classes of settings.data.class_names"
+    return ""
+
+
+def _before_crf_problem(record: Record) -> str:
+    """Says what is wrong with the result before the CRF, which a record has where its row has a CRF, or ""."""
+    if (BEFORE_CRF in record) != ("crf" in record["settings"]):
+        return f"{BEFORE_CRF} must be there where settings.crf is, and only there"
+    if BEFORE_CRF not in record:
+        return ""
+    before = record[BEFORE_CRF]
+    keys = {"value", "per_class", "confusion", *({SUBMISSION} & set(record))}
+    if not isinstance(before, dict) or set(before) != keys:
+        return f"{BEFORE_CRF} is no table of {', '.join(sorted(keys))}"
+    for key in keys - {SUBMISSION}:
+        what, fits = SCHEMA[key]
+        if not fits(before[key]):
+            return f"{BEFORE_CRF}.{key} must be {what}"
+    problem = _result_problem(before, class_names(record))
+    return f"{BEFORE_CRF}: {problem}" if problem else ""
 
 
 def _problem(record: Record) -> str:
@@ -171,15 +204,7 @@ def _problem(record: Record) -> str:
             return f"{key} must be {what}"
     if record["provenance"].get("settings_sha256") != settings_sha256(record["settings"]):
         return "settings are not those of provenance.settings_sha256"
-    if SUBMISSION in record:
-        return _submission_problem(record)
-    if record["value"] is None:
-        return "value is no number"
-    if set(record["per_class"]) != set(class_names(record)):
-        return "per_class must have the classes of settings.data.class_names"
-    if len(record["confusion"]) != len(class_names(record)):
-        return "confusion must have the classes of settings.data.class_names"
-    return ""
+    return _result_problem(record, class_names(record)) or _before_crf_problem(record)
 
 
 def read_document(path: Path, kind: str, newest: int) -> tuple[dict[str, Any], str]:
@@ -203,7 +228,7 @@ def read_document(path: Path, kind: str, newest: int) -> tuple[dict[str, Any], s
 
 def _read(path: Path) -> tuple[Record, str]:
     record, sha256 = read_document(path, "record of a run", FORMAT)
-    if different := sorted((set(record) - {SUBMISSION}) ^ set(SCHEMA)):
+    if different := sorted((set(record) - {SUBMISSION, BEFORE_CRF}) ^ set(SCHEMA)):
         raise ValueError(f"damaged: its keys are not a record's, a difference in {', '.join(different)[:100]}")
     if reason := _problem(record):
         raise ValueError(f"damaged: {reason}")

@@ -7,7 +7,8 @@ from typing import Any
 
 from repro.protocol import Protocol, Row
 from repro.records.claims import known_spreads, orderings
-from repro.records.verdict import Measured, judge_value, measure, minus, row_values
+from repro.records.store import BEFORE_CRF, SUBMISSION
+from repro.records.verdict import Measured, judge_value, measure, minus, row_values, value_before_crf
 
 Records = dict[str, list[dict[str, Any]]]  # row id -> its records, one per seed
 
@@ -64,6 +65,11 @@ def _measured(row: Row, records: Records) -> str:
     return spread(cell) + (f" ({difference.mean:+.2f})" if difference else "")
 
 
+def _before_crf(row: Row, records: Records) -> str:
+    """Writes what was measured before the CRF."""
+    return spread(measure(row_values(row, records.get(row.id, []), value_before_crf).values()))
+
+
 def _difference(row: Row, records: Records) -> str:
     """Writes how far a row's mean lies from the printed value."""
     judged = judge_value(row, _cell(row, records), 0.0)
@@ -74,14 +80,23 @@ def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
     """Lays the table out: a header, then one line per row of the protocol, also of those that do not run.
 
     Drawn data are others than the paper's: beside them the paper's values stand for their order, and there is no difference. A table of which the
-    paper prints nothing has neither.
+    paper prints nothing has neither. Where a row has a CRF, what was measured before it stands beside what was measured after it.
 
     Args:
         protocol: The table.
         records: As of `records_of`.
     """
     printed, compared = protocol.printed, protocol.printed and not protocol.synthetic
-    head = ["row", "scales", "merge", "extra", *(["paper"] if printed else []), "measured"]
+    crf = any("crf" in row.settings for row in protocol.rows)
+    head = [
+        "row",
+        "scales",
+        "merge",
+        "extra",
+        *(["paper"] if printed else []),
+        *(["before CRF"] if crf else []),
+        "measured",
+    ]
     lines = [[*head, *(["difference"] if compared else []), "seconds"]]
     for row in protocol.rows:
         model = row.settings.get("model")
@@ -93,6 +108,7 @@ def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
                 model["merge"] if model else "-",
                 ("w/" if model["extra_supervision"] else "w/o") if model else "-",
                 *([_printed(row)] if printed else []),
+                *([_before_crf(row, records)] if crf else []),
                 _measured(row, records),
                 *([_difference(row, records)] if compared else []),
                 f"{statistics.fmean(r['run']['seconds'] for r in found):.0f}" if found else "-",
@@ -134,7 +150,8 @@ def notes(protocol: Protocol, records: Records) -> list[str]:
         for key, values in record["run"].get("resumed_under", {}).items()
     }
     result += sorted(changes)
-    scores = [score for record in every if (score := record.get("submission", {}).get("score"))]
+    results = [result for record in every for result in (record, record.get(BEFORE_CRF, {}))]
+    scores = [score for result in results if (score := result.get(SUBMISSION, {}).get("score"))]
     result += sorted({f"scored by a server, entered by hand from {score['source']}" for score in scores})
     return result
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from repro.protocol import Protocol, Row, settings_sha256
-from repro.records.store import SUBMISSION, Record
+from repro.records.store import BEFORE_CRF, SUBMISSION, Record
 
 EVALUATION = {"solver.max_iter", "weights.file"}  # what a run deviates in that evaluates released weights
 WAYS = {"evaluate": "released weights", "retrain": "trained"}  # as the protocols' tolerances name them
@@ -122,14 +122,19 @@ def unfit(record: Record, row: Row) -> str:
     return ""
 
 
-def row_value(row: Row, record: Record) -> float | None:
-    """Reads a row's value from a record of its own or of the row that it shows; None where there is none (yet)."""
+def row_value(row: Row, record: Mapping[str, Any]) -> float | None:
+    """Reads a row's value from a record of its own or of the row that it shows, or from a part of it; None where there is none (yet)."""
     return record["value"] if row.metric == "mean_iou" else record["per_class"].get(row.metric)
 
 
-def row_values(row: Row, records: Iterable[Record]) -> dict[int, float]:
-    """Lists a row's measured values by seed."""
-    found = {record["seed"]: row_value(row, record) for record in records}
+def value_before_crf(row: Row, record: Record) -> float | None:
+    """Reads a row's value before the CRF, as `row_value` does; None where the record's row has no CRF too."""
+    return row_value(row, record[BEFORE_CRF]) if BEFORE_CRF in record else None
+
+
+def row_values(row: Row, records: Iterable[Record], value: Callable = row_value) -> dict[int, float]:
+    """Lists a row's measured values by seed, or those that another `value` than `row_value` reads, such as `value_before_crf`."""
+    found = {record["seed"]: value(row, record) for record in records}
     return {seed: value for seed, value in found.items() if value is not None}
 
 

@@ -13,6 +13,7 @@ from repro.records.verdict import (
     measure,
     minus,
     row_values,
+    value_before_crf,
     way_of,
 )
 from repro.report.collect import Collection, named_row
@@ -63,6 +64,7 @@ def cell(protocol: Protocol, row: Row, collection: Collection, typed: str) -> di
         "comparable": bool(records) and not unfit,
         "unfit": unfit,
         "way": way,
+        "before_crf": None,
         "mean": None,
         "spread": None,
         "difference": None,
@@ -79,6 +81,8 @@ def cell(protocol: Protocol, row: Row, collection: Collection, typed: str) -> di
     result["state"] = "measured" if values else "awaiting score" if records else "not run"
     if not values:
         return result
+    before = measure(row_values(row, (found.record for found in records), value_before_crf).values())
+    result["before_crf"] = before and {"mean": before.mean, "spread": before.spread}
     measured = measure(values.values())
     result["mean"], result["spread"] = measured.mean, measured.spread
     difference = None

@@ -17,6 +17,7 @@ from repro.records import check, score
 from repro.records.own import known_protocols
 from repro.records.store import git_state
 from repro.records.tables import as_markdown, as_text
+from repro.run import crf_search
 from repro.run.cost import row_flops
 from repro.run.dry_run import idle_lines, plan_lines
 from repro.run.inputs import Given
@@ -34,6 +35,7 @@ _stop_asked = False
 COMMANDS = """other commands, each with its own --help:
   python -m repro.run check   compares records with the paper; exit code 1 where something lies outside its tolerance
   python -m repro.run score   enters the VOC server's score of a submission
+  python -m repro.run crf-search   tries a grid of CRFs on a trained row's validation images
 """
 
 
@@ -205,7 +207,7 @@ def ask_to_stop(signum: int, frame: object) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns its exit code: 0, 1 where `check` found something outside, 2 for an error, 130 where it was interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"check": check.main, "score": score.main}
+    commands = {"check": check.main, "score": score.main, "crf-search": crf_search.main}
     if arguments[:1] and arguments[0] in commands:
         return commands[arguments[0]](arguments[1:])
     options = parse_arguments(arguments)

@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from repro.protocol import PROTOCOLS, Row
 from repro.records.store import record_path
-from repro.run.cost import duration, estimate, forward_flops, recorded_speeds, row_flops, test_images, training_images
+from repro.run.cost import (
+    crf_flops,
+    duration,
+    estimate,
+    forward_flops,
+    recorded_speeds,
+    row_flops,
+    test_images,
+    training_images,
+)
 from repro.run.inputs import Inputs, source_key
 from repro.run.options import Options
 from repro.run.plan import Job, Plan
@@ -46,6 +55,13 @@ def _source_lines(sources: Mapping[str, Inputs]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def _crf(settings: dict[str, dict]) -> str:
+    """Says what the CRF of a test image costs; "" without one."""
+    if "crf" not in settings:
+        return ""
+    return f" with a CRF of {settings['crf']['max_iter']} iterations, {crf_flops(settings) / 1e9:.3g} GFLOP each"
+
+
 def plan_lines(
     plan: Plan, jobs: list[Job], options: Options, device_name: str, found: Mapping[str, Inputs] | None = None
 ) -> list[str]:
@@ -76,7 +92,9 @@ def plan_lines(
         settings = next(iter(rows.values()))[0].row.settings
         lines.append(f"settings of {table}:")
         lines += [f"  {section}.{key} = {json.dumps(settings[section][key])}" for section, key in shared]
-        lines.append(f"rows of {table}, with their cost (training: 3 x forward x images; test: forward x images):")
+        lines.append(
+            f"rows of {table}, with their cost (training: 3 x forward x images, of fixed layers 1 x; test: forward and CRF x images):"
+        )
         for row_id, found in rows.items():
             settings = found[0].row.settings
             own = {f"{s}.{k}": v for s, section in settings.items() for k, v in section.items() if (s, k) not in shared}
@@ -88,7 +106,7 @@ def plan_lines(
             unknown |= seconds is None
             lines.append(
                 f"  {row_id}: {training_images(settings)} images, {forward_flops(settings, 'transform') / 1e9:.3g} GFLOP forward each, "
-                f"{tested} tested, {row_flops(settings, tested) * len(found) / 1e15:.3g} PFLOP in all"
+                f"{tested} tested{_crf(settings)}, {row_flops(settings, tested) * len(found) / 1e15:.3g} PFLOP in all"
                 f"{f', {recorded} of {len(found)} recorded' if recorded else ''}; {words}; {json.dumps(own)}"
             )
     if not unknown:

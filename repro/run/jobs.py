@@ -10,6 +10,7 @@ from repro.models import MultiScale, build
 from repro.models.weights import KEEPS_FILLER
 from repro.protocol import Protocol
 from repro.records.own import keep_protocol
+from repro.records.store import BEFORE_CRF
 from repro.records.tables import Records, per_class_line, records_of
 from repro.run.inputs import Given, Inputs, find, load_weights, prepare, source_key
 from repro.run.options import Options
@@ -126,10 +127,14 @@ def look(job: Job, sources: Sources, found: Found, options: Options) -> None:
 
 
 def value_text(record: dict) -> str:
-    """Writes a record's value, or that there is none yet."""
-    if record["value"] is None:
-        return f"{record['submission']['archive']} is written, no score yet"
-    return f"{record['value']:.2f}"
+    """Writes a record's value, or that there is none yet, and that before the CRF."""
+    texts = []
+    for result in (record, record.get(BEFORE_CRF)):
+        if result is not None:
+            value = result["value"]
+            archive = f"{result['submission']['archive']} is written, no score yet" if value is None else ""
+            texts.append(archive or f"{value:.2f}")
+    return "; before the CRF ".join(texts)
 
 
 def train_all(plan: Plan, jobs: list[Job], sources: Sources, options: Options) -> tuple[Found, list[Job]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from repro.protocol import PAPER, Protocol, Row, is_shipped, load_protocol
 from repro.records.store import read_record, record_path
-from repro.records.verdict import row_value
+from repro.records.verdict import row_value, value_before_crf
 from repro.run.stage import stage_of
 
 # A stage is trained once, whatever the seeds of the rows that start from it: they share its weights as they would share a published file.
@@ -71,12 +71,22 @@ class Plan:
                     raise ValueError(
                         f"{protocol.name}: --row must name a row that runs; got {row.id}, which is {row.status} ({row.why}); choose another"
                     )
-        jobs = [self.stage_job(row) for _, row in rows if stage_of(row)]
+        jobs = [stage for _, row in rows for stage in self._stage_jobs(row)]
         jobs += [Job(protocol, row, seed) for seed in self.seeds for protocol, row in rows]
         unique: dict[tuple[str, str, int], Job] = {}
         for job in jobs:
             unique.setdefault(job.key, job)
         self.jobs = list(unique.values())
+        self._check_overrides()
+
+    def _check_overrides(self) -> None:
+        """Raises ValueError where an override changes none of the rows: its key is one that only some rows have."""
+        changed = {key for protocol in self.tables for key in protocol.overrides}
+        known = {f"{s}.{key}" for job in self.jobs for s, table in job.row.settings.items() for key in table}
+        for name in sorted(changed - known) if self.jobs else ():
+            raise ValueError(
+                f"--set: {name} must change a row that has such a key; got none among the rows asked for; give every key that goes with it, or choose other rows"
+            )
 
     def protocol(self, table: str) -> Protocol:
         """Reads a protocol, overrides applied, once."""
@@ -90,13 +100,22 @@ class Plan:
         return [load_protocol(file) for file in files if not is_shipped(Path(file).stem)]
 
     def named(self, name: str) -> tuple[Protocol, Row]:
-        """Finds the row "TABLE/ROW"."""
+        """Finds the row "TABLE/ROW"; a table of one's own, which was asked for by its file, has its name too."""
         table, _, row_id = name.partition("/")
-        return self.protocol(table), self.protocol(table).row(row_id)
+        read = {protocol.name: protocol for protocol in self._protocols.values()}
+        protocol = read.get(table) or self.protocol(table)
+        return protocol, protocol.row(row_id)
 
     def trained(self, protocol: Protocol, row: Row) -> tuple[Protocol, Row]:
         """Finds the row whose records a row shows: itself, unless it is another table's."""
         return self.named(row.of) if row.of else (protocol, row)
+
+    def _stage_jobs(self, row: Row) -> list[Job]:
+        """Lists the stages that a row needs, the first one to be trained first: the stage of its stage, and its own."""
+        if not stage_of(row):
+            return []
+        job = self.stage_job(row)
+        return [*self._stage_jobs(job.row), job]
 
     def stage_job(self, row: Row) -> Job:
         """Makes the job of the stage that a row starts from."""
@@ -153,6 +172,8 @@ def state_of(out: Path, protocol: Protocol, row: Row, seeds: Iterable[int]) -> s
             continue
         value = row_value(row, record)
         text = "archive written, no score yet" if value is None else f"{value:.2f}"
+        before = value_before_crf(row, record)
+        text += "" if before is None else f", {before:.2f} before the CRF"
         found.append(f"seed {seed}: {text}" + (", deviates" if record["deviates"] else ""))
     return "recorded (" + "; ".join(found) + ")" if found else "not recorded"
 
@@ -169,15 +190,16 @@ def list_lines(tables: Iterable[str], out: Path, seeds: Sequence[int]) -> list[s
     stages = dict.fromkeys(
         stage["protocol"] for p in protocols for row in p.rows if (stage := row.settings.get("stage"))
     )
+    # A row of a table may be a stage too; only what is nothing else is listed as one.
+    stages = [name for name in stages if name not in (*PAPER, *(protocol.name for protocol in protocols))]
     lines = []
-    for protocol in [*(load_protocol(name) for name in stages if name not in tables), *protocols]:
+    for protocol in [*map(load_protocol, stages), *protocols]:
         kind = "view" if protocol.view else "stage" if protocol.name in stages else f"{len(protocol.runnable)} rows run"
         lines.append(f"{protocol.name}: {protocol.title} ({kind})")
         wide = max(len(row.id) for row in protocol.rows)
         for row in protocol.rows:
-            what = row.status
-            if row.of:
-                what = f"shows {row.of}"
+            what = f"shows {row.of}" if row.of else row.status
+            what += " with a CRF" if "crf" in row.settings else ""
             state = f"{what}; {state_of(out, protocol, row, seeds)}" if row.status == "run" else f"{what}: {row.why}"
             printed = f"{row.printed or '-':>5}  " if protocol.printed else ""
             lines.append(f"  {row.id:<{wide}}  {printed}{state}")

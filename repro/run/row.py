@@ -20,17 +20,17 @@ from repro.data.fingerprint import require_unchanged
 from repro.device import processor_name
 from repro.evaluate.archive import FOLDER, unfinished, write_archive, write_label_maps
 from repro.evaluate.labels import evaluate, label_maps
-from repro.evaluate.metrics import iou
+from repro.evaluate.metrics import summary
 from repro.models import MultiScale, build
 from repro.ops import backend
 from repro.protocol import UNFELT, settings_sha256
-from repro.records.store import FORMAT, SUBMISSION, git_state, read_record, record_path, write_record
+from repro.records.store import BEFORE_CRF, FORMAT, SUBMISSION, git_state, read_record, record_path, write_record
 from repro.run.inputs import READ, Inputs, load_weights
 from repro.run.lock import locked
 from repro.run.options import Options
 from repro.run.plan import Job
 from repro.shell import log
-from repro.solver.snapshot import identity_of
+from repro.solver.snapshot import identity_of, training_identity
 from repro.solver.train import Sitting, Training
 from repro.version import __version__
 
@@ -133,6 +133,12 @@ def _counted(total: int, options: Options) -> Iterator[Callable[[int], None]]:
         yield progress
 
 
+def _has(settings: dict[str, dict], name: str) -> bool:
+    """Tells whether a row has a key "section.key": an override may be of a section that only other rows have."""
+    section, _, key = name.partition(".")
+    return key in settings.get(section, {})
+
+
 def _train(training: Training, max_iter: int) -> None:
     """Trains a network, showing where it is."""
     terminal = sys.stderr.isatty()
@@ -152,24 +158,31 @@ def _train(training: Training, max_iter: int) -> None:
 
 
 def _validate(network: MultiScale, job: Job, inputs: Inputs, options: Options) -> dict[str, Any]:
-    """Measures the trained network on the labelled images."""
-    row = job.row
+    """Measures the trained network on the labelled images, before and after the CRF where the row has one."""
+    settings, names = job.row.settings, job.row.settings["data"]["class_names"]
     with _counted(len(inputs.val), options) as progress:
-        confusion = evaluate(network, inputs.val, row.settings, options.compute, progress)
-    per_class = dict(zip(row.settings["data"]["class_names"], (100 * iou(confusion)).tolist(), strict=True))
-    value = float(np.mean(list(per_class.values()))) if row.metric == "mean_iou" else per_class[row.metric]
-    return {"value": value, "per_class": per_class, "confusion": confusion.tolist()}
+        counts = evaluate(network, inputs.val, settings, options.compute, progress)
+    result = summary(counts.confusion, names, job.row.metric)
+    if counts.before_crf is not None:
+        result[BEFORE_CRF] = summary(counts.before_crf, names, job.row.metric)
+    return result
 
 
 def _submit(network: MultiScale, job: Job, inputs: Inputs, options: Options, identity: str) -> dict:
-    """Labels the images that a server scores, and packs its archive; goes on where an earlier run was stopped."""
+    """Labels the images that a server scores, and packs its archive, with a CRF two; goes on where an earlier run was stopped."""
     folder = record_path(options.out, *job.key).parent
-    todo = unfinished(folder, inputs.val, identity)
+    before = folder / BEFORE_CRF if "crf" in job.row.settings else None
+    todo = unfinished([folder] if before is None else [folder, before], inputs.val, identity)
     log(f"  {len(inputs.val) - len(todo)} of {len(inputs.val)} images are labelled already, in {folder / FOLDER}")
     with _counted(len(todo), options) as progress:
-        write_label_maps(label_maps(network, todo, job.row.settings, options.compute), folder, progress)
-    submission = write_archive(folder, inputs.val, f"{folder.name}.tgz")
-    return {"value": None, "per_class": {}, "confusion": [], SUBMISSION: submission}
+        write_label_maps(label_maps(network, todo, job.row.settings, options.compute), folder, before, progress)
+
+    def archived(maps: Path, name: str) -> dict[str, Any]:
+        submission = write_archive(maps, inputs.val, folder / name)
+        return {"value": None, "per_class": {}, "confusion": [], SUBMISSION: submission}
+
+    result = archived(folder, f"{folder.name}.tgz")
+    return result if before is None else result | {BEFORE_CRF: archived(before, f"{folder.name}-before-crf.tgz")}
 
 
 def run_row(job: Job, inputs: Inputs, options: Options) -> dict:
@@ -190,23 +203,25 @@ def run_row(job: Job, inputs: Inputs, options: Options) -> dict:
 def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict:
     settings, compute = job.row.settings, options.compute
     made_from = provenance(job, inputs, compute.precision)
-    identity = identity_of(made_from)
     max_iter = settings["solver"]["max_iter"]
     network = build(settings["model"], len(settings["data"]["class_names"]), job.seed)
     log("  " + load_weights(network, inputs.weights, complete=max_iter == 0))
     network.to(compute.device)
     curve, seconds, sittings = [], 0.0, []
     if max_iter > 0:
+        identity = training_identity(made_from, settings)
         sitting = Sitting(job.seed, identity, snapshot, compute, circumstances(compute.device), options.should_stop)
         training = Training(network, inputs.train, settings, sitting)
         _train(training, max_iter)
         curve, seconds, sittings = training.curve, training.seconds, training.sittings
     started = time.monotonic()
-    submits = SUBMISSION in settings
-    result = _submit(network, job, inputs, options, identity) if submits else _validate(network, job, inputs, options)
+    if SUBMISSION in settings:
+        result = _submit(network, job, inputs, options, identity_of(made_from))
+    else:
+        result = _validate(network, job, inputs, options)
     require_unchanged(inputs.train, inputs.val, inputs.data_sha256, options.out / READ)
     deviates = (
-        {key: value for key, value in job.protocol.overrides.items() if key not in UNFELT}
+        {key: value for key, value in job.protocol.overrides.items() if key not in UNFELT and _has(settings, key)}
         | inputs.deviates
         | ({"precision": compute.precision} if compute.precision != "fp32" else {})
     )

@@ -16,6 +16,7 @@ import torch
 from caffe_weights.files.atomic import replacing
 from repro.models import MultiScale, build
 from repro.models.layers import convolutions
+from repro.protocol import settings_sha256, training_settings
 from repro.shell import one_line
 
 _MAGIC = b"attention-to-scale snapshot 2\n"
@@ -32,7 +33,7 @@ class Snapshot:
 
     Random numbers need no saving: they are functions of the seed and the iteration.
 
-    identity: Names the run by everything that its numbers depend on (see `identity_of`).
+    identity: Names the run by everything that its numbers depend on (see `training_identity`).
     iteration: The next one, counted from 0.
     parameters, history: Values and momentum by "<layer>.weight" and "<layer>.bias", in Caffe's order of learnable parameters.
     curve: (iteration,) float64: the loss of every iteration.
@@ -59,6 +60,16 @@ def identity_of(made_from: Mapping[str, Any]) -> str:
     """
     kept = {key: value for key, value in made_from.items() if key != "backend"} | {"protocol_sha256": None}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def training_identity(made_from: Mapping[str, Any], settings: dict[str, Any]) -> str:
+    """Names the training of a run: as `identity_of`, but for what the test does with trained scores, so that another CRF costs no training.
+
+    Args:
+        made_from: A record's provenance.
+        settings: Of the same record.
+    """
+    return identity_of({**made_from, "settings_sha256": settings_sha256(training_settings(settings))})
 
 
 def parameter_shapes(network: torch.nn.Module) -> dict[str, torch.Size]:
@@ -192,7 +203,7 @@ def trained_network(record: dict[str, Any], path: Path) -> MultiScale:
     """
     settings = record["settings"]
     network = build(settings["model"], len(settings["data"]["class_names"]), seed=0)
-    snapshot = read_snapshot(path, identity_of(record["provenance"]), parameter_shapes(network))
+    snapshot = read_snapshot(path, training_identity(record["provenance"], settings), parameter_shapes(network))
     last = settings["solver"]["max_iter"]
     if snapshot.iteration != last:
         raise ValueError(

@@ -105,7 +105,9 @@ def make_drawer(options: argparse.Namespace) -> Drawer:
     max_side = settings["test"]["crop_size"] if options.max_side is None else options.max_side
     if max_side < 1:
         raise ValueError(f"--max-side: must be at least 1 pixel; got {max_side}; leave it out for the row's test crop")
-    identity = json.dumps([source, settings["model"], settings["transform"]["mean_bgr"], settings["test"]])
+    identity = json.dumps(
+        [source, settings["model"], settings["transform"]["mean_bgr"], settings["test"], settings.get("crf")]
+    )
     note = UNSEEN if "synthetic" in settings else ""
     return Drawer(network.to(device), settings, device, identity, max_side, note, options.flat)
 

@@ -71,17 +71,17 @@ def reference_run(runs: Sequence[Recorded]) -> Recorded:
     """Finds the run by which the best and the worst image are chosen.
 
     Args:
-        runs: Of one data set, at least one of them merged.
+        runs: Of one data set, at least one of them drawn.
 
     Returns:
-        attention3-extra of the lowest seed, the paper's best; else the attention row, else the merged row, of the highest value.
+        attention3-extra of the lowest seed, the paper's best; else the attention row, else the drawn row, of the highest value.
     """
-    merged = [one for one in runs if one.model["merge"] != "none"]
-    attention = [one for one in merged if one.model["merge"] == "attention"]
+    drawn = [one for one in runs if one.drawn]
+    attention = [one for one in drawn if one.model["merge"] == "attention"]
     paper = [one for one in attention if one.record["row"] == "attention3-extra"]
     if paper:
         return min(paper, key=lambda one: one.record["seed"])
-    return max(attention or merged, key=lambda one: (one.record["value"], one.key))
+    return max(attention or drawn, key=lambda one: (one.record["value"], one.key))
 
 
 def rule(reference: Recorded, num_images: int) -> str:

@@ -25,7 +25,7 @@ from repro.visualize.runs import Recorded, joint_note, read_records, validation_
 from repro.visualize.sizes import PARTS_FOLDER, SizedObject, size_bins, sized_objects
 
 FORMAT = 1
-DRAWING = 2  # goes up with every change of what is drawn: figures of another version are drawn anew
+DRAWING = 3  # goes up with every change of what is drawn: figures of another version are drawn anew
 CURVE = "attention_by_size"
 _ORDER = ("attention", "max", "average")
 
@@ -100,17 +100,17 @@ def _draw_data_set(
         )
     )
     seen = {one.key: _look_at(one, shown, device) for one in firsts}
-    baseline = next((one for one in firsts if one.model["merge"] == "none"), None)
+    baseline = next((one for one in firsts if not one.drawn and "msc_filters" not in one.model), None)
     painter = Painter(folder, runs, choices, flat)
-    merged = [one for one in firsts if one.model["merge"] != "none"]
+    drawn = [one for one in firsts if one.drawn]
     before = seen[baseline.key] if baseline else None
     painter.overview(reference, seen[reference.key], before)
-    rival = _rival(merged, reference)
+    rival = _rival(drawn, reference)
     if rival is not None:
         painter.comparison(
             [(rival, seen[rival.key]), (reference, seen[reference.key])], f"max-and-attention{suffix}.png"
         )
-    for one in merged:
+    for one in drawn:
         painter.row(one, seen[one.key], before)
     return {
         "figures": painter.figures,
@@ -181,7 +181,7 @@ def figures_of_run(
         log: Says what was done and what was left out.
 
     Returns:
-        figures.json, which lists them; None where no row of several scales was recorded with its parameters.
+        figures.json, which lists them; None where no row of several scales or with a CRF was recorded with its parameters.
 
     Raises:
         FileNotFoundError, ValueError: The validation images are not at hand, or a snapshot is not its record's.
@@ -198,9 +198,9 @@ def figures_of_run(
     groups: dict[str, list[Recorded]] = {}
     for one in runs:
         groups.setdefault(one.record["provenance"]["data_sha256"], []).append(one)
-    groups = {key: ours for key, ours in groups.items() if any(one.model["merge"] != "none" for one in ours)}
+    groups = {key: ours for key, ours in groups.items() if any(one.drawn for one in ours)}
     if not groups:
-        log(f"{table}: no figures, for no row of several scales is recorded with its parameters")
+        log(f"{table}: no figures, for no row of several scales or with a CRF is recorded with its parameters")
         return None
 
     index = folder / "figures.json"

@@ -11,7 +11,8 @@ import torch
 
 from repro.data.lists import Item
 from repro.device import Compute
-from repro.evaluate.labels import labels_of, padded_batches
+from repro.evaluate.labels import padded_batches
+from repro.evaluate.postprocess import final_labels
 from repro.models import OUTPUT_STRIDE, MultiScale, Output, build
 from repro.models.weights import load_caffemodel
 from repro.ops import interp, merge_scores, predict
@@ -30,12 +31,14 @@ class Seen(NamedTuple):
         maps: (S, H, W) float32, 0..1, which sum to 1 over S: the attention weights, or for "max" 1 where a scale's score won and 0
             elsewhere; None where every scale has the same weight everywhere.
         edge: (H, W) float32, at least 0: the edge map of the domain transform, or None.
+        before_crf: (H, W) uint8 classes before the CRF, or None.
     """
 
     prediction: np.ndarray
     label: np.ndarray | None
     maps: np.ndarray | None
     edge: np.ndarray | None = None
+    before_crf: np.ndarray | None = None
 
 
 def caffe_network(row: Row, weights: Path) -> MultiScale:
@@ -110,35 +113,41 @@ def enlarged_maps(maps: torch.Tensor, mode: str, size: Sequence[int]) -> torch.T
 
 @torch.no_grad()
 def look(
-    network: MultiScale, data: torch.Tensor, sizes: Sequence[tuple[int, int]], compute: Compute
-) -> list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
+    network: MultiScale,
+    data: torch.Tensor,
+    sizes: Sequence[tuple[int, int]],
+    settings: dict[str, Any],
+    compute: Compute,
+) -> list[Seen]:
     """Labels a padded batch as the test does, and maps its scales and edges.
 
     Args:
         network: In evaluation mode.
         data: (N, 3, P, P) BGR minus the mean on the network's device, P of the form 8k+1.
         sizes: (height, width) of each image within it.
+        settings: The row's, for its CRF.
         compute: Where and how.
 
     Returns:
-        Of each image, cut to its size: uint8 classes, float32 maps of the scales, and the edge map; the maps as of Seen, or None.
+        What is seen of each image, cut to its size, without the label.
     """
     size = data.shape[2:]
     with compute.autocast():
         output = network(data)
-    prediction = labels_of(output, size, sizes).to(torch.uint8).cpu().numpy()
-    maps, edge = scale_maps(output), output.edge
-    if maps is not None:
-        maps = enlarged_maps(maps.float(), output.mode, size).cpu().numpy()
-    if edge is not None:
-        edge = edge[:, 0].float().cpu().numpy()
+    labels = final_labels(output, data, sizes, settings.get("crf"))
+    maps = scale_maps(output)
+    maps = None if maps is None else enlarged_maps(maps.float(), output.mode, size)
+    edges = None if output.edge is None else output.edge[:, 0].float()
+
+    def cut(found: torch.Tensor | None, i: int) -> np.ndarray | None:
+        return None if found is None else found[i, ..., : sizes[i][0], : sizes[i][1]].cpu().numpy()
+
+    def classes(found: torch.Tensor | None) -> np.ndarray | None:
+        return None if found is None else found.to(torch.uint8).cpu().numpy()
+
     return [
-        (
-            prediction[i, :height, :width],
-            None if maps is None else maps[i, :, :height, :width],
-            None if edge is None else edge[i, :height, :width],
-        )
-        for i, (height, width) in enumerate(sizes)
+        Seen(classes(after), None, cut(maps, i), cut(edges, i), classes(before))
+        for i, (after, before) in enumerate(labels)
     ]
 
 
@@ -158,6 +167,6 @@ def see(network: MultiScale, items: Sequence[Item], settings: dict[str, Any], co
         FileNotFoundError, ValueError: A file is unusable; the message names it.
     """
     for images, data in padded_batches(items, settings, compute):
-        looked = look(network, data, [image.size for image in images], compute)
-        for image, (prediction, maps, edge) in zip(images, looked, strict=True):
-            yield Seen(prediction, None if image.label is None else image.label.numpy(), maps, edge)
+        looked = look(network, data, [image.size for image in images], settings, compute)
+        for image, seen in zip(images, looked, strict=True):
+            yield seen._replace(label=None if image.label is None else image.label.numpy())

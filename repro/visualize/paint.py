@@ -32,6 +32,12 @@ def _untitled(panels: Sequence[Panel | None], first: bool) -> list[Panel | None]
     return [p and p._replace(title=p.title.partition("\n")[0] if first else "") for p in panels]
 
 
+def _shown(seen: Seen, baseline: Seen | None) -> list[np.ndarray]:
+    """Lists the label maps that a strip shows, for its legend."""
+    found = [seen.label, seen.prediction, seen.before_crf, baseline and baseline.prediction]
+    return [one for one in found if one is not None]
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
@@ -76,7 +82,11 @@ class Painter:
         panels = [Panel("image", self.images[i]), Panel("label", self.colours[seen.label])]
         if baseline is not None:
             panels.append(Panel(f"baseline\nIoU {_percent(self._iou(baseline))}", self.colours[baseline.prediction]))
-        merged = Panel(f"{run.model['merge']}\nIoU {_percent(self._iou(seen))}", self.colours[seen.prediction])
+        if seen.before_crf is not None:
+            before = seen._replace(prediction=seen.before_crf)
+            panels.append(Panel(f"before the CRF\nIoU {_percent(self._iou(before))}", self.colours[seen.before_crf]))
+        name = run.model["merge"] if seen.before_crf is None else "after the CRF"
+        merged = Panel(f"{name}\nIoU {_percent(self._iou(seen))}", self.colours[seen.prediction])
         edge = [] if seen.edge is None else [Panel("edge map", seen.edge, own_span(seen.edge))]
         return [*panels, merged, *scale_panels(seen, run, self.flat), *edge]
 
@@ -84,15 +94,17 @@ class Painter:
         """Draws a row's strip for every chosen image.
 
         Args:
-            run: Of several scales.
+            run: Of several scales, or with a CRF.
             seen: What it makes of the chosen images.
             baseline: What the baseline makes of them, if it was run.
         """
         row = run.record["row"]
         for i, (choice, one) in enumerate(zip(self.choices, seen, strict=True)):
             value, before = self._iou(one), baseline[i] if baseline else None
-            labels = [one.label, one.prediction, *([before.prediction] if before else [])]
-            order = f"image, label, {'the prediction of baseline, ' if before else ''}the prediction of {row}"
+            labels = _shown(one, before)
+            first = "the prediction of baseline, " if before else ""
+            refined = "" if one.before_crf is None else " before its CRF and after it"
+            order = f"image, label, {first}the prediction of {row}{refined}"
             means = "" if one.maps is None else f" (means {', '.join(f'{m:.2f}' for m in one.maps.mean((1, 2)))})"
             self._add(
                 f"{row}-{choice.index:05d}.png",
@@ -114,7 +126,7 @@ class Painter:
         strips, labels = [], []
         for i, (choice, one) in enumerate(zip(self.choices, seen, strict=True)):
             before = baseline[i] if baseline else None
-            labels += [one.label, one.prediction, *([before.prediction] if before else [])]
+            labels += _shown(one, before)
             name = f"{choice.why}\nIoU {_percent(self._iou(one))}".replace(", ", ",\n")
             strips.append(Strip(name, _untitled(self._panels(i, one, before, run), i == 0)))
         row = run.record["row"]
@@ -180,4 +192,6 @@ class Painter:
             return f"the attention weights of scales {scales}, {ends}{edges}"
         if run.model["merge"] == "max":
             return f"for each of scales {scales}, bright where its score wins in the predicted class{edges}"
+        if run.model["merge"] == "none":
+            return f"no weight maps, for there is one scale{edges}"
         return f"no weight maps, for scales {scales} weigh the same everywhere{edges}"

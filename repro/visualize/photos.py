@@ -21,9 +21,9 @@ from repro.device import Compute
 from repro.files import MAX_NAME_BYTES
 from repro.models import OUTPUT_STRIDE, MultiScale
 from repro.visualize.draw import FLAT, Panel, Strip, class_colours, draw_strips, overlay, own_span, save_png
-from repro.visualize.network import SHARE, look
+from repro.visualize.network import SHARE, Seen, look
 
-DRAWING = 2  # goes up with every change of what is drawn: pictures of another version are drawn anew
+DRAWING = 3  # goes up with every change of what is drawn: pictures of another version are drawn anew
 _PANEL = 300  # pixels
 
 
@@ -160,15 +160,11 @@ class Looked(NamedTuple):
     """A photo and what the network sees in it.
 
     full: (H, W, 3) uint8 RGB, the photo as it is.
-    label: (h, w) uint8 classes, of the photo as the network got it.
-    maps: (S, h, w) float32, as of `look`, or None.
-    edge: (h, w) float32, as of `look`, or None.
+    seen: What it makes of the photo as it got it, (h, w) pixels.
     """
 
     full: np.ndarray
-    label: np.ndarray
-    maps: np.ndarray | None
-    edge: np.ndarray | None
+    seen: Seen
 
 
 class Photo:
@@ -196,7 +192,9 @@ class Photo:
         image = shrunk(full, drawer.max_side)
         settings = drawer.settings
         data = padded(image, settings["transform"]["mean_bgr"], settings["test"]["crop_size"])
-        return Looked(full, *look(drawer.network, data.to(drawer.device), [image.shape[:2]], Compute(drawer.device))[0])
+        place, sizes = drawer.device, [image.shape[:2]]
+        (seen,) = look(drawer.network, data.to(place), sizes, settings, Compute(place))
+        return Looked(full, seen)
 
     def _key(self, *how: Any) -> str:
         return hashlib.sha256(
@@ -218,11 +216,14 @@ class Photo:
         if description.get("key") == key and {"alt", "size"} <= set(description):
             return Drawn(target, shown_name, tuple(description["size"]), description["alt"]), False
 
-        full, label, maps, edge = self.looked
+        full, (label, _, maps, edge, before) = self.looked
         display, scales = shrunk(full, 2 * _PANEL), drawer.network.scales
         names = drawer.settings["data"]["class_names"]
         laid, colours = _enlarged(label, display.shape), class_colours(len(names))
-        panels = [Panel("image", display), Panel("labels", overlay(display, laid, colours))]
+        panels = [Panel("image", display)]
+        if before is not None:
+            panels.append(Panel("before the CRF", overlay(display, _enlarged(before, display.shape), colours)))
+        panels.append(Panel("labels", overlay(display, laid, colours)))
         means: list[float] = []
         if maps is not None:
             means = maps.mean((1, 2)).tolist()
@@ -257,7 +258,7 @@ class Photo:
         target, key = out / _png_name(self.path.stem), self._key("labels")
         if _description(target).get("key") == key:
             return False
-        write_label(target, _enlarged(self.looked.label, self.looked.full.shape), json.dumps({"key": key}))
+        write_label(target, _enlarged(self.looked.seen.prediction, self.looked.full.shape), json.dumps({"key": key}))
         return True
 
 

@@ -32,6 +32,11 @@ class Recorded(NamedTuple):
         return self.record["settings"]["model"]
 
     @property
+    def drawn(self) -> bool:
+        """Whether pictures of it show more than its labels: several scales, or a CRF."""
+        return self.model["merge"] != "none" or "crf" in self.record["settings"]
+
+    @property
     def snapshot(self) -> Path:
         """The file of its trained parameters."""
         return self.path.parent / "snapshot.pt"

@@ -55,6 +55,29 @@ class Loss(Layer):
             raise self.fail(f"labels must be 0..{classes - 1} or ignored", int(label[outside][0]), "set ignore_label")
         return label
 
+    NORMALIZATION = "VALID"  # where loss_param says nothing
+
+    @property
+    def normalization(self) -> str:
+        """What the sum is divided by. Caffe: `normalization` wins over `normalize`, of which false alone is BATCH_SIZE."""
+        param = self.param.loss_param
+        if param.has("normalization"):
+            return param.normalization
+        if param.has("normalize"):
+            return "VALID" if param.normalize else "BATCH_SIZE"
+        return self.NORMALIZATION
+
+    def ignored(self, label: torch.Tensor) -> torch.Tensor:
+        """Marks the labels that count for nothing."""
+        param = self.param.loss_param
+        return label == param.ignore_label if param.has("ignore_label") else torch.zeros_like(label, dtype=torch.bool)
+
+    def normaliser(self, ignored: torch.Tensor, batch: int) -> int:
+        """Returns what the sum is divided by, at least 1."""
+        if self.normalization == "VALID":
+            return max(1, int((~ignored).sum()))
+        return max(1, {"FULL": ignored.numel(), "BATCH_SIZE": batch, "NONE": 1}[self.normalization])
+
 
 class _Floored(torch.autograd.Function):
     """-log p with p floored at FLT_MIN, whose derivative is that of -log p."""
@@ -95,25 +118,11 @@ class SoftmaxWithLoss(Loss):
         rows = x.movedim(axis, -1).reshape(-1, x.shape[axis])
         # Caffe: a label blob is read in the order of the positions before and behind the axis.
         positions = label.reshape(-1)
-        ignored = positions == param.ignore_label if param.has("ignore_label") else torch.zeros_like(positions) > 0
+        ignored = self.ignored(positions)
         target = self.labels(positions, x.shape[axis], ignored).masked_fill(ignored, 0)
         terms = F.nll_loss(F.log_softmax(rows, 1, dtype=torch.float64), target, reduction="none")
         total = torch.where(ignored, torch.zeros_like(terms), _Floored.apply(terms)).sum()
-        counts = {
-            "FULL": positions.numel(),
-            "VALID": int((~ignored).sum()),
-            "BATCH_SIZE": count(x.shape[:axis]),
-            "NONE": 1,
-        }
-        return (total / max(1, counts[self.normalization]),)
-
-    @property
-    def normalization(self) -> str:
-        """What the sum is divided by."""
-        param = self.param.loss_param
-        if param.has("normalization") or not param.has("normalize"):
-            return param.normalization
-        return "VALID" if param.normalize else "BATCH_SIZE"
+        return (total / self.normaliser(ignored, count(x.shape[:axis])),)
 
 
 class EuclideanLoss(Loss):
@@ -135,22 +144,26 @@ class EuclideanLoss(Loss):
 
 
 class SigmoidCrossEntropyLoss(Loss):
-    """Cross-entropy of a sigmoid against targets in [0, 1], divided by N. Caffe: src/caffe/layers/sigmoid_cross_entropy_loss_layer.cpp."""
+    """Cross-entropy of a sigmoid against targets in [0, 1], divided by N unless loss_param says otherwise.
+
+    Caffe: src/caffe/layers/sigmoid_cross_entropy_loss_layer.cpp (BVLC's, with ignore_label and normalization).
+    """
+
+    NORMALIZATION = "BATCH_SIZE"
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         """Checks that both have as many values."""
         super().reshape(bottom_shapes)
         if count(bottom_shapes[0]) != count(bottom_shapes[1]):
             raise self.fail("its bottoms must have as many values", " and ".join(str(list(s)) for s in bottom_shapes))
-        if self.param.loss_param.set:
-            raise self.fail("loss_param must not be given", ", ".join(sorted(self.param.loss_param.set)))
         return [()]
 
     def forward(self, bottoms: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Computes the loss."""
         x, target = bottoms[0].reshape(-1).double(), bottoms[1].detach().reshape(-1).double()
-        total = F.binary_cross_entropy_with_logits(x, target, reduction="sum")
-        return (total / bottoms[0].shape[0],)
+        ignored = self.ignored(target)
+        terms = F.binary_cross_entropy_with_logits(x, target, reduction="none").masked_fill(ignored, 0)
+        return (terms.sum() / self.normaliser(ignored, bottoms[0].shape[0]),)
 
 
 class HingeLoss(Loss):

@@ -132,7 +132,7 @@ class Power(Neuron):
         power = self.param.power_param
         if power.scale == 0 or power.power == 0:
             value = 1.0 if power.power == 0 else _powered(power.shift, power.power)
-            return torch.full_like(x, value)
+            return torch.tensor(value, dtype=torch.float64).to(x).expand_as(x).clone()  # too large for x: infinity
         y = x * power.scale if power.scale != 1 else x
         y = y + power.shift if power.shift else y
         if power.power == 1:
