@@ -133,7 +133,7 @@ def test_grey_images_have_one_channel(folder):
 
 def test_what_caffe_ignores_is_told(folder):
     said = []
-    layer, shapes = data_layer(seg(PIXEL + "crop_size: 4 mirror: true"), folder, log=said.append)
+    _, shapes = data_layer(seg(PIXEL + "crop_size: 4 mirror: true"), folder, log=said.append)
     assert shapes[0] == (1, 3, 6, 8)
     assert said == ["data: crop_size, mirror of image_data_param have no effect in ImageSegData, as in Caffe"]
 

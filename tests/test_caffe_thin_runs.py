@@ -7,7 +7,11 @@ from caffe_nets import blob_key, load_golden, text, thin_inputs, variants
 from conftest import GOLDEN, assert_close, golden
 from float_rule import FLOAT64
 
+from caffe_weights import read_caffemodel
+from caffe_weights.files.caffe_hdf5 import write_caffemodel_hdf5
+from caffe_weights.files.solverstate import read_solverstate
 from repro.caffe import Solver
+from repro.caffe.snapshots import owned_blobs
 from repro.solver.lr_policy import learning_rate
 
 RATE_FIELDS = ("base_lr", "lr_policy", "gamma", "power", "stepsize", "max_iter")
@@ -84,3 +88,37 @@ def test_every_variant_has_its_files():
     assert len(variants()) == 19
     assert set(QUICK) < set(variants())
     assert all((GOLDEN / f"net_thin_{variant}.npz").exists() for variant in variants())
+
+
+def test_going_on_from_caffes_files_and_writing_them_again(tmp_path):
+    """The net has inputs; Caffe's files of step 4 are written again blob for blob, and the four steps that follow are Caffe's."""
+    folder, expected = GOLDEN / "weights", golden("weights/expected.npz")
+    path = tmp_path / "solver.prototxt"
+    path.write_text((folder / "solver.prototxt").read_text().replace('"thin"', f'"{tmp_path}/thin"'))
+    solver = Solver(path, root=folder, dtype=torch.float64)
+    solver.restore("thin_iter_4.solverstate")
+    assert (solver.iter, solver.update.current_step) == (4, 1)
+    solver.snapshot()
+    names = [f"thin_iter_4.{kind}" for kind in ("caffemodel", "solverstate")]
+    (model, state), (caffes_model, caffes_state) = (
+        (read_caffemodel(where / names[0]), read_solverstate(where / names[1])) for where in (tmp_path, folder)
+    )
+    assert [(one.name, one.type) for one in model.layers] == [(one.name, one.type) for one in caffes_model.layers]
+    for (name, blob), (caffes_name, caffes) in zip(model.arrays(), caffes_model.arrays(), strict=True):
+        assert name == caffes_name
+        np.testing.assert_array_equal(blob, caffes)
+    assert (state.iter, state.current_step) == (caffes_state.iter, caffes_state.current_step)
+    for blob, caffes in zip(state.history, caffes_state.history, strict=True):
+        np.testing.assert_array_equal(blob, caffes)
+
+    write_caffemodel_hdf5(tmp_path / "thin.h5", owned_blobs(solver.net))
+    groups = [layer.name for layer in read_caffemodel(tmp_path / "thin.h5").layers]
+    assert groups == sorted(expected["layer_names"].tolist())  # as Caffe's own thin_iter_4.caffemodel.h5
+
+    for t in range(4, 8):
+        data = torch.tensor(expected["images_u8"][t % 3]).double() - torch.tensor(expected["mean_bgr"]).reshape(3, 1, 1)
+        solver.net.set_inputs(data=data, label=torch.tensor(expected["labels_u8"][t % 3]))
+        solver.step(1)
+        losses = [float(solver.net.blobs[str(name)].detach()) for name in expected["loss_names"]]
+        # Caffe's float32 run went on from the same files; ours is float64, so what differs is its rounding (tests/golden/README.md)
+        np.testing.assert_allclose(losses, expected["losses_steps4to7"][t - 4], rtol=1e-6)

@@ -56,11 +56,15 @@ def _measure(options: argparse.Namespace) -> int:
     settle_malloc()
     slower = False
     for direction in ("forward", "forward+backward"):
-        calls = {name: [getattr(one, "forward" if direction == "forward" else "both")] for name, one in contestants.items()}
+        calls = {
+            name: [getattr(one, "forward" if direction == "forward" else "both")] for name, one in contestants.items()
+        }
         times = take_turns(Clock(device), calls, options.repeats, BUDGET)
         ratio = times["interpreter"].median / times["row"].median
         slower = slower or ratio > WITHIN
-        shown = ", ".join(f"{name} {t.median * 1e3:.1f} ms ({t.p20 * 1e3:.1f} .. {t.p80 * 1e3:.1f})" for name, t in times.items())
+        shown = ", ".join(
+            f"{name} {t.median * 1e3:.1f} ms ({t.p20 * 1e3:.1f} .. {t.p80 * 1e3:.1f})" for name, t in times.items()
+        )
         print(f"{options.table}/{options.row} {direction}: {shown}; ratio {ratio:.3f} (must be at most {WITHIN})")
     return int(slower)
 
@@ -100,7 +104,12 @@ def make_pair(settings: dict, row: str, batch: int, device: torch.device) -> dic
     convolutions = network.convolutions()
     blobs = {name: [p.detach().numpy() for p in (m.weight, m.bias)] for name, m in convolutions.items()}
     spec = net_spec(blobs, export_settings(settings, Path(), "CPU").model, row)
-    net = Net(parse_prototxt(net_prototxt(spec, "train", None, (batch, 3, side, side)), row), phase="TRAIN", device=device, allow_large=True)
+    net = Net(
+        parse_prototxt(net_prototxt(spec, "train", None, (batch, 3, side, side)), row),
+        phase="TRAIN",
+        device=device,
+        allow_large=True,
+    )
     with torch.no_grad():
         for one in net.learnable:
             one.tensor.copy_((convolutions[one.layer].weight, convolutions[one.layer].bias)[one.index])
@@ -123,7 +132,11 @@ def make_pair(settings: dict, row: str, batch: int, device: torch.device) -> dic
     }
     with torch.no_grad():
         found = [{name: float(value) for name, value in one.terms().items()} for one in pair.values()]
-    same = found[0] == found[1] if device.type == "cpu" else found[0] == {k: v for k, v in found[1].items() if abs(v - found[0][k]) < 1e-4}
+    same = (
+        found[0] == found[1]
+        if device.type == "cpu"
+        else found[0] == {k: v for k, v in found[1].items() if abs(v - found[0][k]) < 1e-4}
+    )
     if not same:
         raise RuntimeError(f"{row}: both must give the same losses; got {found[0]} and {found[1]}; nothing was timed")
     return pair

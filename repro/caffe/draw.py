@@ -94,6 +94,15 @@ def _boxes(layers: Sequence[Typed], inputs: Sequence[str]) -> list[Box]:
         rank = max((boxes[index].rank + 1 for index, _ in above), default=0)
         boxes.append(Box(words, layer.type, above, rank))
         maker |= dict.fromkeys(layer.top, len(boxes) - 1)
+    last = {index: box.rank for box in reversed(boxes) for index, _ in box.above}
+    for index in range(
+        len(boxes) - 1, -1, -1
+    ):  # what is needed late, such as shrunk labels, stands late: fewer lines cross
+        box = boxes[index]
+        if box.above and index in last:
+            box.rank = last[index] - 1
+        for above, _ in box.above:
+            last[above] = min(last[above], box.rank)
     return boxes
 
 

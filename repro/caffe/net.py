@@ -290,6 +290,8 @@ class Net(nn.Module):
         Caffe: Net::CopyTrainedLayersFrom.
         """
         copied = copy_weights(self.modules_in_order, weights, self._log)
-        for name, layer in self.layers.items():
-            if len(layer.blobs) and name not in copied:
+        for name in dict.fromkeys(
+            one.layer for one in self.learnable
+        ):  # those that share all their parameters have their owners' values
+            if name not in copied:
                 self._log(f"Layer {name} keeps its values: {weights} has no such layer")
