@@ -325,3 +325,26 @@ def test_a_typed_message_knows_what_was_given():
 def test_phase_is_named():
     with pytest.raises(ValueError, match='Net: phase must be "TRAIN" or "TEST"; got \'DEPLOY\'; choose one'):
         net(layer("r", "ReLU"), "DEPLOY")
+
+
+def test_gradients_of_a_blob_with_three_readers_are_summed_from_the_first_on():
+    body = "".join(
+        layer(name, "Power", more=f"power_param {{ scale: {scale} }}")
+        + layer(f"r{name}", "Reduction", name, more="loss_weight: 1")
+        for name, scale in (("a", "1e8"), ("b", "-1e8"), ("c", "1"))
+    )
+    made = net(body, head="force_backward: true\n" + X)
+    made(x=torch.zeros(2, 3, 8, 9))
+    made.backward()
+    assert (made.blobs["x"].grad == 1).all()  # (1e8 - 1e8) + 1; from the last on it would be 0
+
+
+def test_dropout_compares_in_double():
+    made = net(layer("d", "Dropout"), "TRAIN", rng=CaffeRNG(120))
+    draws = CaffeRNG(120).draw(82609)
+    assert draws[-1] == 2147483663  # above half of 2^32 - 1, but not in float32
+    assert made(x=torch.ones(1, 1, 1, 82609))["d"][0, 0, 0, -1] == 0
+
+
+def test_debug_info_is_read():
+    assert net(layer("r", "ReLU"), head="debug_info: true\n" + X).outputs == ["r"]
