@@ -136,14 +136,17 @@ def test_frozen_layers_have_no_gradient_and_what_is_below_gets_its_own():
 
 def test_propagate_down_false_stops_the_gradient():
     filled = f'{CONV[:-1]} weight_filler {{ type: "xavier" }} }}'
-    body = layer("low", "Convolution", more=filled) + layer(
-        "up", "Convolution", "low", more=f"propagate_down: false {CONV}"
+    low, up, loss = (
+        layer("low", "Convolution", more=filled),
+        layer("up", "Convolution", "low", more=f"{filled} propagate_down: false"),
+        layer("sum", "Reduction", "up", more="loss_weight: 1"),
     )
-    made = net(body + layer("sum", "Reduction", "up", more="loss_weight: 1"))
-    made(x=torch.randn(2, 3, 8, 9))
-    made.backward()
-    assert not made.learnable[0].tensor.grad.any()
-    assert made.learnable[2].tensor.grad.any()
+    for body, reached in ((low + up + loss, False), (low + up.replace("propagate_down: false", "") + loss, True)):
+        made = net(body)
+        made(x=torch.randn(2, 3, 8, 9))
+        made.backward()
+        assert bool(made.learnable[0].tensor.grad.any()) == reached
+        assert made.learnable[2].tensor.grad.any()
 
 
 def shared(first: str = "", second: str = "", other: str = "num_output: 4 kernel_size: 3") -> str:
@@ -325,3 +328,34 @@ def test_a_typed_message_knows_what_was_given():
 def test_phase_is_named():
     with pytest.raises(ValueError, match='Net: phase must be "TRAIN" or "TEST"; got \'DEPLOY\'; choose one'):
         net(layer("r", "ReLU"), "DEPLOY")
+
+
+def test_gradients_of_a_blob_with_three_readers_are_summed_from_the_first_on():
+    body = "".join(
+        layer(name, "Power", more=f"power_param {{ scale: {scale} }}")
+        + layer(f"r{name}", "Reduction", name, more="loss_weight: 1")
+        for name, scale in (("a", "1e8"), ("b", "-1e8"), ("c", "1"))
+    )
+    made = net(body, head="force_backward: true\n" + X)
+    made(x=torch.zeros(2, 3, 8, 9))
+    made.backward()
+    assert (made.blobs["x"].grad == 1).all()  # (1e8 - 1e8) + 1; from the last on it would be 0
+
+
+def test_dropout_compares_in_double():
+    made = net(layer("d", "Dropout"), "TRAIN", rng=CaffeRNG(120))
+    draws = CaffeRNG(120).draw(82609)
+    assert draws[-1] == 2147483663  # above half of 2^32 - 1, but not in float32
+    assert made(x=torch.ones(1, 1, 1, 82609))["d"][0, 0, 0, -1] == 0
+
+
+def test_debug_info_is_read():
+    assert net(layer("r", "ReLU"), head="debug_info: true\n" + X).outputs == ["r"]
+
+
+@pytest.mark.parametrize(("side", "expected"), [(3, 2), (4, 3), (5, 3)])
+def test_a_pool_that_would_begin_beyond_its_bottom_is_left_out(side, expected):
+    head = f'input: "x" input_shape {{ dim: 1 dim: 1 dim: {side} dim: {side} }}\n'
+    made = net(layer("p", "Pooling", more="pooling_param { kernel_size: 2 stride: 2 pad: 1 }"), head=head)
+    assert made.layers["p"].reshape([(1, 1, side, side)]) == [(1, 1, expected, expected)]
+    assert made()["p"].shape == (1, 1, expected, expected)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from caffe_dropout import dropout_mask
+from float_rule import FLOAT64
 from tiny import items_of, write_data, write_protocol
 
 import caffe_weights
@@ -56,7 +57,7 @@ def parameters(network) -> list[torch.nn.Parameter]:
     return [blob for layer in network.convolutions().values() for blob in (layer.weight, layer.bias)]
 
 
-def pair(table: str, row: str):
+def pair(table: str, row: str, dtype: torch.dtype):
     """Builds a row's network and its exported prototxt's net with the same parameters and generators."""
     settings = load_protocol(table, [WIDTH]).row(row).settings
     network = build(settings["model"], CLASSES, seed=1)
@@ -66,7 +67,7 @@ def pair(table: str, row: str):
     }
     exported = export_settings(settings, Path(), "CPU")
     text = net_prototxt(net_spec(blobs, exported.model, row), "train", None, (2, 3, SIDE, SIDE))
-    net = Net(parse_prototxt(text, row), phase="TRAIN", rng=CaffeRNG(SEED))
+    net = Net(parse_prototxt(text, row), phase="TRAIN", rng=CaffeRNG(SEED), dtype=dtype)
     own = dict(zip([(name, i) for name in blobs for i in range(2)], parameters(network), strict=True))
     assert [(one.layer, one.index) for one in net.learnable] == list(own)
     with torch.no_grad():
@@ -75,31 +76,44 @@ def pair(table: str, row: str):
     random = CaffeRNG(SEED)
     for layer in (module for module in network.modules() if isinstance(module, Dropout)):
         layer.mask_source = lambda shape, ratio=layer.ratio: dropout_mask(shape, ratio, random)
-    return settings, network.train(), net, exported.solver
+    return settings, network.to(dtype).train(), net, exported.solver
+
+
+def same(one: torch.Tensor | None, other: torch.Tensor | None, exact: bool) -> bool:
+    """Compares bit for bit, or as float64 lets two orders of summation differ; a fixed layer has no gradient in either."""
+    if one is None or other is None or exact:
+        return one is other or (one is not None and other is not None and torch.equal(one, other))
+    return bool((one - other).abs().max() <= FLOAT64 * max(float(other.abs().max()), 1e-30))
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_exported_prototxt_is_the_rows_network_and_solver(name):
-    settings, network, net, solver_table = pair(*ROWS[name])
+    # The edge map of the row's network meets its weights before it is enlarged, Caffe's after: those are compared in float64.
+    exact = "dt_num_iter" not in load_protocol(ROWS[name][0], []).row(ROWS[name][1]).settings["model"]
+    settings, network, net, solver_table = pair(*ROWS[name], torch.float32 if exact else torch.float64)
     solver = make_solver(network, settings)
     text = solver_prototxt(solver_table, "net.prototxt", "row", "CPU")
     update = Update(typed(parse_prototxt(text, "s"), "SolverParameter", "s"), "SGD", net.learnable)
     random = torch.Generator().manual_seed(3)
     for t in range(10 if name.endswith("attention3-extra") else 2):
-        data = torch.randn(2, 3, SIDE, SIDE, generator=random) * 50
+        data = torch.randn(2, 3, SIDE, SIDE, generator=random).to(net.dtype) * 50
         label = torch.randint(0, CLASSES + 1, (2, SIDE, SIDE), generator=random)
         label[label == CLASSES] = settings["data"]["ignore_label"]
         terms = losses(network(data), label, network.scales, settings["model"]["extra_supervision"])
         solver.zero_grad()
         sum(terms.values()).backward()
         net.clear_param_diffs()
-        outputs = net(data=data, label=label[:, None])
+        given = {"data": data, "label": label[:, None], "dim": torch.full((2, 1, 1, 2), float(SIDE))}
+        outputs = net(**{blob: given[blob] for blob in net.inputs})
         net.backward()
-        assert {key: value.item() for key, value in outputs.items()} == {key: v.item() for key, v in terms.items()}
-        assert all(map(torch.equal, [one.tensor.grad for one in net.learnable], [p.grad for p in parameters(network)]))
+        assert set(outputs) == set(terms)
+        assert all(same(outputs[term].detach(), value.detach(), exact) for term, value in terms.items())
+        for one, parameter in zip(net.learnable, parameters(network), strict=True):
+            assert same(one.tensor.grad, parameter.grad, exact), one.layer
         assert solver.step() == update.apply(t)
-    assert all(map(torch.equal, [one.tensor for one in net.learnable], parameters(network)))
-    assert all(map(torch.equal, update.history, solver.history.values()))
+    for one, parameter in zip(net.learnable, parameters(network), strict=True):
+        assert same(one.tensor.detach(), parameter.detach(), exact), one.layer
+    assert all(same(mine, row, exact) for mine, row in zip(update.history, solver.history.values(), strict=True))
 
 
 def test_exported_files_train_as_the_row_does(tmp_path):
