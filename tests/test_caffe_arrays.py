@@ -110,7 +110,7 @@ def test_hdf5_data_reads_row_after_row_file_after_file(folder):
 def test_hdf5_data_shuffles_files_and_rows(folder):
     text = HDF5.replace("batch_size: 2", "batch_size: 5 shuffle: true")
     orders = set()
-    for seed in range(6):
+    for seed in range(3):
         data, _ = data_layer(text, folder, seed=seed)
         first, second = (data.next()[1].tolist() for _ in range(2))
         assert sorted(first) == sorted(second) == [0, 1, 2, 10, 11]
@@ -119,7 +119,7 @@ def test_hdf5_data_shuffles_files_and_rows(folder):
         orders |= {tuple(first), tuple(second)}
         data.seek(1)
         assert data.next()[1].tolist() == second
-    assert len(orders) > 4
+    assert len(orders) > 2
 
 
 @pytest.mark.parametrize(
