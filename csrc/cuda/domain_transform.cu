@@ -15,7 +15,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     weights_kernel(const T* edge, EdgeWeight<acc_t<T>> weight, int64_t positions, acc_t<T>* weights) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < positions) weights[i] = weight(load(edge[i]));
+  if (i < positions) weights[i] = weight.clip(exact_exponential(weight.distance(load(edge[i]))));
 }
 
 // Filters every line of one direction; `begins` copies what lies outside the valid part too.

@@ -23,6 +23,8 @@ struct Back {
   Acc* dweight;      // of the link
 };
 
+constexpr int kBackAhead = 4;  // as kAhead; more would not fit into registers
+
 // `steps` steps back over the gradient from `current`, the first position's; returns the last one's. `all` is the same
 // for every lane of a warp, for they sum together; `adds` adds to what dweight holds.
 // Caffe: a step's gradient goes on to the position that it came from, and what is left stays.
@@ -30,13 +32,13 @@ template <class From, class Acc>
 __device__ Acc run_back(const Back<From, Acc>& at, const Lanes& lanes, int64_t all, int64_t steps, int64_t step,
                         int64_t w_step, bool adds, Acc current) {
   const bool writes = lanes.lane == 0;
-  for (int64_t k = 0; k < all; k += kAhead) {
-    Acc added[kAhead];
-    Acc next[kAhead];
-    Acc weight[kAhead];
-    Acc before[kAhead];
+  for (int64_t k = 0; k < all; k += kBackAhead) {
+    Acc added[kBackAhead];
+    Acc next[kBackAhead];
+    Acc weight[kBackAhead];
+    Acc before[kBackAhead];
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
+    for (int j = 0; j < kBackAhead; ++j) {
       const bool there = k + j < steps;
       added[j] = there ? at.added[(k + j) * step] : Acc(0);
       next[j] = there ? load(at.next[(k + j) * step]) : Acc(0);
@@ -44,7 +46,7 @@ __device__ Acc run_back(const Back<From, Acc>& at, const Lanes& lanes, int64_t a
       before[j] = there && adds && writes ? at.dweight[(k + j) * w_step] : Acc(0);
     }
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
+    for (int j = 0; j < kBackAhead; ++j) {
       const bool there = k + j < steps;
       const Acc sum = lanes.sum(there ? current * added[j] : Acc(0));
       if (!there) continue;
