@@ -23,8 +23,6 @@ struct Back {
   Acc* dweight;      // of the link
 };
 
-constexpr int kBackAhead = 4;  // as kAhead; more would not fit into registers
-
 // `steps` steps back over the gradient from `current`, the first position's; returns the last one's. `all` is the same
 // for every lane of a warp, for they sum together; `adds` adds to what dweight holds.
 // Caffe: a step's gradient goes on to the position that it came from, and what is left stays.
@@ -82,27 +80,19 @@ __global__ void __launch_bounds__(kThreads)
         gradient[first + p * step] = line.known ? load(from[first + p * step]) : static_cast<Acc>(NAN);
     const int64_t steps = has && length > 0 ? length - 1 : 0;
     const int64_t end = first + steps * step;
-    Acc current = 0;
-    if (has && length > 0) {
-      Acc last = load(x[first]);
-      up[first] = last;
-      for (int64_t k = 1; k <= steps; ++k) {
-        const Acc value = load(x[first + k * step]);
-        last -= value;
-        down[first + k * step] = last;
-        last = value + w[line.first + k * line.step] * last;
-        up[first + k * step] = last;
-      }
-      for (int64_t k = steps - 1; k >= 0; --k) {
-        const Acc value = up[first + k * step];
-        last -= value;
-        up[first + k * step] = last;
-        last = value + w[line.first + (k + 1) * line.step] * last;
-      }
-      current = load(from[first]);
-    }
     const int64_t link = line.first + line.step;
     const int64_t last_link = line.first + steps * line.step;
+    Acc current = 0;
+    if (has && length > 0) {
+      const Acc value = load(x[first]);
+      up[first] = value;
+      const Acc turned = run<kBackAhead>(x + first + step, w + link, steps, step, line.step, value, up + first + step,
+                                         down + first + step);
+      Acc* const back = up + end - step;
+      Acc* const none = nullptr;
+      run<kBackAhead>(back, w + last_link, steps, -step, -line.step, turned, none, back);
+      current = load(from[first]);
+    }
     const Back<From, Acc> there{up + first, from + first + step, w + link, gradient + first, dweight + link};
     const int64_t all = direction.length() - 1;
     current = run_back(there, lanes, all, steps, step, line.step, in_rows || channel > 0, current);
