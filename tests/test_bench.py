@@ -25,6 +25,7 @@ SMALL = [
     *(Case("predict", mode, (FORWARD,), 1, 5, (9, 7, 5), 65, mode) for mode in ("attention", "average", "max")),
     Case("segmentation_loss", "own", (FORWARD, BOTH), 2, 4, (9,), 65, shrink=8),
     Case("segmentation_loss", "resampled", (FORWARD, BOTH), 2, 4, (7,), 65, shrink=8),
+    Case("domain_transform", "filtered", (FORWARD, BOTH), 2, 4, (13,), 13),
     Case("confusion_matrix", "counts", (FORWARD,), 1, 4, (), 65),
 ]  # fmt: skip
 IDS = [f"{case.op}-{case.name}" for case in SMALL]

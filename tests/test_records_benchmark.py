@@ -63,6 +63,7 @@ def test_a_damaged_benchmark(tmp_path, spoil, reason):
     [
         ("never slower", 1.0, 0.824, ("≥ 1×", "0.824×")),
         ("time", 5.0, 4.9, ("≥ 5×", "4.9×")),
+        ("rival", 20.0, 21.4, ("≥ 20×", "21.4×")),
         ("memory", 0.05, 0.0231, ("≤ 0.05 of eager's", "0.0231 of eager's")),
         ("bandwidth", 0.8, 0.79, ("≥ 80 % of a copy's", "79 % of a copy's")),
         ("launches", 2, 3, ("≤ 2", "3")),
@@ -76,4 +77,4 @@ def test_targets_in_words(what, bound, found, words):
 
 
 def test_every_kind_of_target_has_words():
-    assert set(KINDS) == {"never slower", "time", "memory", "bandwidth", "launches"}
+    assert set(KINDS) == {"never slower", "time", "rival", "memory", "bandwidth", "launches"}

@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 
 from repro.bench.cases import BACKWARD, FORWARD, Case
+from repro.bench.opencv import FILTER
 from repro.ops import reference
 
 IGNORE = 255
@@ -27,7 +28,7 @@ class Inputs:
     """The tensors of a case.
 
     maps: The scores (or images), finest first.
-    logits: Of the attention, or None.
+    logits: Of the attention; the edge map of the domain transform; or None.
     labels: Of the image, (N, H, W) uint8: none, one, or prediction and label.
     gradient: With respect to the result, where it is a map; None otherwise.
     """
@@ -86,6 +87,8 @@ def make_inputs(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
     logits, labels, gradient = None, [], None
     if case.logit_channels:
         logits = normal(case.batch, case.logit_channels, case.sides[0], case.sides[0], std=2.0)
+    if case.op == "domain_transform":
+        logits = logits.abs()
     if case.op in ("segmentation_loss", "confusion_matrix"):
         labels = [_label_map(case, generator)]
     if case.op == "confusion_matrix":
@@ -93,7 +96,7 @@ def make_inputs(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
         wrong = torch.rand(prediction.shape, generator=generator) < 0.2
         other = torch.randint(case.channels, prediction.shape, generator=generator, dtype=torch.uint8)
         labels.insert(0, torch.where(wrong, other, prediction))
-    if case.op in ("interp", "merge_scores"):
+    if case.op in ("interp", "merge_scores", "domain_transform"):
         gradient = normal(case.batch, case.channels, case.side, case.side, std=1.0)
     if case.op == "merge_scores" and case.mode == "max":
         stacked = torch.stack([reference.interp(x.double(), (case.side, case.side)) for x in maps])
@@ -113,6 +116,8 @@ def call(implementation: ModuleType, case: Case, maps, logits, labels) -> torch.
             return implementation.predict(maps, logits, case.mode, (case.side, case.side))[0]
         case "segmentation_loss":
             return implementation.segmentation_loss(maps[0], labels[0], case.shrink, IGNORE)
+        case "domain_transform":
+            return implementation.domain_transform(maps[0], logits, *FILTER)
         case "confusion_matrix":
             return implementation.confusion_matrix(labels[0], labels[1], case.channels, IGNORE)[0]
     raise ValueError(f"repro.bench: an op must be known; got {case.op!r}; add it to `call`")

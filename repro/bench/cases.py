@@ -46,7 +46,9 @@ class Case:
 
     @property
     def logit_channels(self) -> int:
-        """Channels of the attention logits, 0 where there are none."""
+        """Channels of the attention logits, or of the domain transform's edge map; 0 where there is neither."""
+        if self.op == "domain_transform":
+            return 1
         return len(self.sides) if self.mode == "attention" else 0
 
     @property
@@ -145,7 +147,19 @@ def _confusion_cases() -> list[Case]:
     return [Case("confusion_matrix", name, (FORWARD,), 1, c, (), side) for name, c, side in shapes]
 
 
-CASES = [*_interp_cases(), *_merge_cases(), *_predict_cases(), *_loss_cases(), *_confusion_cases()]
+def _filter_cases() -> list[Case]:
+    name, sides = f"table3-test-{TEST_CROP}", (TEST_CROP,)
+    return [Case("domain_transform", name, (FORWARD, BOTH), 1, CLASSES["table3"], sides, TEST_CROP)]
+
+
+CASES = [
+    *_interp_cases(),
+    *_merge_cases(),
+    *_predict_cases(),
+    *_loss_cases(),
+    *_filter_cases(),
+    *_confusion_cases(),
+]
 OPS = list(dict.fromkeys(case.op for case in CASES))
 
 
@@ -191,6 +205,6 @@ def ideal_bytes(case: Case, direction: str, itemsize: int) -> int:
         return maps + logits + case.batch * case.side**2
     result = case.batch * case.channels * case.side**2 * itemsize
     forward = maps + logits + result
-    read_again = maps + logits if case.mode in ("attention", "max") else 0
+    read_again = maps + logits if case.mode in ("attention", "max") or case.op == "domain_transform" else 0
     backward = result + read_again + maps + logits
     return {FORWARD: forward, BACKWARD: backward, BOTH: forward + backward}[direction]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from repro.ops import reference
+
 
 def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """See repro.ops.interp."""
@@ -53,6 +55,11 @@ def segmentation_loss(scores: torch.Tensor, labels: torch.Tensor, shrink: int, i
         scores = interp(scores, labels.shape[1:])
     scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
     return F.cross_entropy(scores, labels, ignore_index=ignore_label)
+
+
+def domain_transform(x: torch.Tensor, edge: torch.Tensor, *numbers) -> torch.Tensor:
+    """See repro.ops.domain_transform; PyTorch has no recursive filter, so it goes line after line, as the twin does."""
+    return reference.domain_transform(x, edge, *numbers)
 
 
 def confusion_matrix(

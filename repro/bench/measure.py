@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from repro import ops
-from repro.bench import eager, memory
+from repro.bench import eager, memory, opencv
 from repro.bench.agreement import TOLERANCE, Inputs, call, check, make_inputs, prepare, truth
-from repro.bench.cases import Case, ideal_bytes
+from repro.bench.cases import FORWARD, Case, ideal_bytes
 from repro.bench.results import with_ratios
 from repro.bench.timing import WARM_UP, Clock, take_turns
 
@@ -53,7 +53,7 @@ def contestants(case: Case, compiles: bool) -> Iterator[tuple[str, Function, tor
     yield "eager", lambda *tensors: call(eager, case, *tensors), torch.channels_last
     if case.sides:  # labels have one layout
         yield "eager-nchw", lambda *tensors: call(eager, case, *tensors), torch.contiguous_format
-    if compiles:
+    if compiles and case.op != "domain_transform":  # whose 12 passes of hundreds of lines it would unroll
         yield "compile", lambda *tensors: call(eager, case, *tensors), torch.channels_last
 
 
@@ -98,6 +98,17 @@ def measure(case: Case, direction: str, session: Session) -> list[dict[str, Any]
             continue
         errors[name] = check(case, direction, name, results, expected, TOLERANCE[session.dtype])
         calls[name] = calls_of_one
+    if case.op == "domain_transform" and direction == FORWARD and device.type == "cpu":
+        rival = opencv.find() if session.dtype == torch.float32 else None
+        if rival is None:
+            reason = "cv2.ximgproc must be installed, and the maps be float32; install the extra `bench`"
+            session.left_out.append(
+                {"contestant": "opencv", "reason": reason, "op": case.op, "case": case.name, "direction": direction}
+            )
+        else:
+            filtered, wanted = opencv.contestant(rival, sets[0].maps[0], torch.get_num_threads())
+            errors["opencv"] = check(case, direction, "opencv", filtered(), wanted, TOLERANCE[session.dtype])
+            calls["opencv"] = [filtered]
     del expected
     for of_one in calls.values():  # what is allocated once, in the first calls, shall count for none
         for n in range(WARM_UP):

@@ -15,6 +15,7 @@ MOST_RESULTS = 2000  # of one file: a figure has a bar for each
 KINDS: dict[str, tuple[bool, Callable[[float], str]]] = {
     "never slower": (False, lambda value: f"{value:.3g}×"),  # than the faster eager layout
     "time": (False, lambda value: f"{value:.3g}×"),  # than eager in PyTorch's default layout
+    "rival": (False, lambda value: f"{value:.3g}×"),  # than OpenCV, or than eager in either layout
     "memory": (True, lambda value: f"{value:.3g} of eager's"),
     "bandwidth": (False, lambda value: f"{100 * value:.3g} % of a copy's"),
     "launches": (True, lambda value: f"{value:g}"),
