@@ -7,7 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from repro.bench.lattice import dense_crf
 from repro.ops import reference
+
+__all__ = [
+    "confusion_matrix",
+    "dense_crf",
+    "domain_transform",
+    "interp",
+    "merge_scores",
+    "predict",
+    "segmentation_loss",
+]
 
 
 def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
