@@ -24,6 +24,13 @@ TORCH_LIBRARY(repro, m) {
   m.def(
       "dense_crf(Tensor log_prob, Tensor image, SymInt iterations, float pos_w, float pos_xy_std, float bi_w, float "
       "bi_xy_std, float bi_rgb_std) -> Tensor");
+  m.def(
+      "domain_transform(Tensor x, Tensor edge, int num_iter, float spatial_sigma, float range_sigma, float min_weight, "
+      "Tensor? valid_size) -> Tensor");
+  m.def(
+      "domain_transform_backward(Tensor dy, Tensor x, Tensor edge, int num_iter, float spatial_sigma, float "
+      "range_sigma, "
+      "float min_weight, Tensor? valid_size) -> (Tensor dx, Tensor dedge)");
 }
 
 // An empty Python module: importing repro._C loads the library, which registers the operators above.

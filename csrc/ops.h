@@ -15,6 +15,8 @@
 //   max           compares as Caffe: map 0 stays where it is greater than map 1, a later map enters where it is
 //                 greater; so NaN in map 1 is taken, NaN in map 0 gives way to map 1, NaN in a later map to the others
 //   predict       NaN is no best score; the label is 0 where no class is greater than -inf
+//   domain        a NaN of the edge map makes its weight NaN, +inf gives min_weight, -inf 1; in the map itself NaN and
+//   transform     infinity go wherever the recursion carries them (inf - inf and 0 * inf are NaN)
 //   loss          NaN where a position that counts has NaN probabilities. An ignored position counts for nothing.
 #pragma once
 
@@ -125,6 +127,61 @@ template <class T, class L>
 void segmentation_loss(Cuda, const T* scores, Size in, const L* labels, Size image, int64_t N, int64_t C,
                        int64_t shrink, int64_t ignore_label, const int64_t* counts, double* terms, double* loss,
                        T* dgrid);
+
+// The parameters of the domain transform.
+// Caffe: DomainTransformParameter's numbers are float32, in the float64 program too.
+struct Filter {
+  int64_t num_iter;
+  float spatial_sigma;
+  float range_sigma;
+  float min_weight;
+};
+
+// How many images of N the domain transform takes at once: what its scratch has room for.
+inline int64_t images_at_once(Cpu, int64_t N) { return N < 1 ? N : 1; }
+inline int64_t images_at_once(Cuda, int64_t N) { return N; }
+// How many maps of such images its gradients need: one of every iteration, and on Cuda what a line keeps of its steps.
+inline int64_t maps_of_backward(Cpu, int64_t num_iter) { return num_iter; }
+inline int64_t maps_of_backward(Cuda, int64_t num_iter) { return num_iter + 2; }
+
+// y = the domain transform of x: K = num_iter times over every row from left to right and back, then over every column
+// from top to bottom and back,
+//   y[p] += w_i[p] * (y[p-1] - y[p])   and   y[p] += w_i[p+1] * (y[p+1] - y[p])
+// with w_i = clip(exp(-sqrt(2) / sigma_i * (1 + edge * spatial_sigma / range_sigma)), min_weight, 1)
+// and  sigma_i = spatial_sigma * sqrt(3) * 2^(K-i-1) / sqrt(4^K - 1).
+//   x, y        (N, C, H, W)    y: output
+//   edge        (N, 1, H, W)
+//   valid_size  (N, 2) int64, each image's height and width in the top left corner, or null for the whole map. Outside
+//               y = x. Where a size does not lie within the map y is NaN on Cuda; Cpu's caller, who can read it, must
+//               not come so far.
+//   weights     (K, images, H, W) acc_t<T>       scratch
+//   map         (images, C, H, W) acc_t<T> scratch for 16-bit T; null else: the recursion runs in y
+// with images = images_at_once(device, N).
+// Caffe: src/caffe/layers/domain_transform_layer.cpp.
+template <class T>
+void domain_transform(Cpu, const T* x, const T* edge, const int64_t* valid_size, Size size, int64_t N, int64_t C,
+                      const Filter& filter, acc_t<T>* weights, acc_t<T>* map, T* y);
+template <class T>
+void domain_transform(Cuda, const T* x, const T* edge, const int64_t* valid_size, Size size, int64_t N, int64_t C,
+                      const Filter& filter, acc_t<T>* weights, acc_t<T>* map, T* y);
+
+// The gradients of domain_transform. Nothing is kept by the forward pass; the iterations run again, and the map before
+// each of them stays in `maps`, where Caffe keeps four maps of every iteration and image.
+//   dy       (N, C, H, W)
+//   weights  (K, images, H, W) acc_t<T>          scratch
+//   maps     maps_of_backward(device, K) pointers to (images, C, H, W) acc_t<T>: scratch
+//   dmap     (images, C, H, W) acc_t<T> scratch for 16-bit T; null else: the gradient's recursion runs in dx
+//   sums     (2, images, H, W) acc_t<T>          scratch: the gradients of an iteration's weights, and of the edge map
+//   dx       (N, C, H, W)    output; outside the valid size dy
+//   dedge    (N, 1, H, W)    output; outside the valid size 0
+template <class T>
+void domain_transform_backward(Cpu, const T* dy, const T* x, const T* edge, const int64_t* valid_size, Size size,
+                               int64_t N, int64_t C, const Filter& filter, acc_t<T>* weights, acc_t<T>* const* maps,
+                               acc_t<T>* dmap, acc_t<T>* sums, T* dx, T* dedge);
+template <class T>
+void domain_transform_backward(Cuda, const T* dy, const T* x, const T* edge, const int64_t* valid_size, Size size,
+                               int64_t N, int64_t C, const Filter& filter, acc_t<T>* weights, acc_t<T>* const* maps,
+                               acc_t<T>* dmap, acc_t<T>* sums, T* dx, T* dedge);
 
 // counts[label * num_classes + prediction] += 1 for every pixel whose label is not ignored.
 //   prediction, label  (pixels) uint8 or int64

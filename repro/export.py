@@ -14,14 +14,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import caffe_weights
-from caffe_weights.deeplab.spec import VGG16_LAYERS
+from caffe_weights.deeplab.spec import NEW_LAYERS, VGG16_LAYERS
 from repro.data.lists import read_items
 from repro.files import write_text
+from repro.models.build import lr_mult_key
 from repro.protocol import load_protocol
 from repro.protocol.reading import parse_override
 from repro.records.store import read_record
 from repro.shell import exit_code
 from repro.solver.snapshot import read_snapshot, training_identity
+
+# What the prototxts need of a protocol's `model` table, beside the rates.
+EXPORTED = (
+    "scales",
+    "merge",
+    "extra_supervision",
+    "pool5a",
+    "dropout_ratio",
+    "attention_input",
+    "decay_mult",
+    "msc_dropout_ratio",
+    "dt_num_iter",
+    "dt_spatial_sigma",
+    "dt_range_sigma",
+    "dt_min_weight",
+)
 
 
 def export_settings(settings: dict, data_root: Path, mode: str) -> caffe_weights.ExportSettings:
@@ -33,15 +50,9 @@ def export_settings(settings: dict, data_root: Path, mode: str) -> caffe_weights
         mode: Caffe's solver_mode, "GPU" or "CPU".
     """
     model, solver, transform = settings["model"], settings["solver"], settings["transform"]
-    kept = {
-        key: model[key]
-        for key in ("scales", "merge", "extra_supervision", "pool5a", "dropout_ratio", "attention_input", "decay_mult")
-    }
-    lr_mult = (
-        dict.fromkeys((layer.name for layer in VGG16_LAYERS), model["lr_mult"])
-        | {"fc8": model["fc8_lr_mult"]}
-        | dict.fromkeys(("att_conv1", "att_fc"), model["attention_lr_mult"])
-    )
+    kept = {key: value for key, value in model.items() if key in EXPORTED}
+    rates = {name: lr_mult_key(name) for name in (*(layer.name for layer in VGG16_LAYERS), *NEW_LAYERS)}
+    lr_mult = {name: model[key] for name, key in rates.items() if key in model}
     data = {
         "root_folder": str(data_root.resolve()),
         "train_source": "train.txt",

@@ -91,7 +91,7 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _row_that_fits(path: Path) -> Row:
-    """Finds the row of the paper that a caffemodel's layers fit: its classes, scales and whether it has an attention head.
+    """Finds the row of the paper that a caffemodel's layers fit: its classes, scales, and whether it has an attention head, DeepLab-MSc's branches or an edge map.
 
     Raises:
         ValueError: None does, or the file does not tell, as where scales are merged without weights.
@@ -100,11 +100,12 @@ def _row_that_fits(path: Path) -> Row:
     classes = blobs["fc8"].blobs[0].shape[0] if "fc8" in blobs else None
     scales = blobs["att_fc"].blobs[0].shape[0] if "att_fc" in blobs else 1
     merge = "attention" if scales > 1 else "none"
+    parts = {key: layer in blobs for key, layer in (("msc_filters", "data_ms1"), ("dt_num_iter", "edge"))}
     for table in PAPER:
         for row in load_protocol(table).runnable:
             model = row.settings["model"]
             fits = len(row.settings["data"]["class_names"]) == classes and len(model["scales"]) == scales
-            if fits and model["merge"] == merge:
+            if fits and model["merge"] == merge and all((key in model) == there for key, there in parts.items()):
                 return row
     raise ValueError(
         f'{path}: must fit a row of the paper\'s tables; got {classes} classes and {scales} scales; name its row, such as row="table3/max3"'

@@ -8,7 +8,7 @@ from conftest import GOLDEN
 from caffe_weights import ConvGeometry, conv_geometry, net_layers, parse_prototxt, read_prototxt
 from caffe_weights.deeplab.net import net_prototxt
 from caffe_weights.deeplab.solver import solver_prototxt
-from caffe_weights.deeplab.spec import DataSpec, NetSpec
+from caffe_weights.deeplab.spec import MSC_LAYERS, DataSpec, NetSpec
 
 # The dialect of DeepLab's own files: V1 layers, enum types, `hole`, variables, colons before braces, single quotes, joined strings.
 DEEPLAB = """
@@ -180,7 +180,7 @@ GOLDEN_NETS = sorted(
     for p in GOLDEN.glob(f"{name}.prototxt")
     if "solver" not in p.name
 )
-MERGE = {"base": "none", "max": "max", "avg": "average", "att": "attention"}
+MERGE = {"base": "none", "msc": "none", "max": "max", "avg": "average", "att": "attention"}
 
 
 @pytest.mark.parametrize("path", GOLDEN_NETS, ids=lambda path: path.stem)
@@ -188,7 +188,7 @@ def test_nets_are_written_as_the_golden_ones(path):
     """The text, line for line but the comment: graph, names, order, parameters."""
     net = read_prototxt(path)
     kind, count, extra = re.search(
-        r"_(base|max|avg|att)(\d?)(_e)?$", net.one("name").replace("dropout", "att3_e")
+        r"_(base|max|avg|att|msc)(\d?)(_e)?(?:_dt)?$", net.one("name").replace("dropout", "att3_e")
     ).groups()
     shapes = {}
     for layer in net_layers(net, str(path)):
@@ -196,6 +196,9 @@ def test_nets_are_written_as_the_golden_ones(path):
         if geometry and "_res" not in layer.name:
             shapes[layer.name] = (geometry.num_output, 0, *geometry.kernel)
     lr_mult = dict.fromkeys(("fc8", "att_conv1", "att_fc"), (10, 20))
+    if "frozen" in path.name:
+        lr_mult = {layer: (0, 0) for layer in shapes if "_ms" not in layer and layer != "fc8"}
+    transform = {"num_iter": 3, "spatial_sigma": 100, "range_sigma": 1, "min_weight": 0} if "_dt" in path.name else {}
     scales = {"": [1], "2": [1, 0.5], "3": [1, 0.75, 0.5]}[count]
     spec = NetSpec(
         net.one("name"),
@@ -205,6 +208,7 @@ def test_nets_are_written_as_the_golden_ones(path):
         bool(extra),
         True,
         0.5 if "dropout" in path.name else 0,
+        domain_transform=transform,
         lr_mult=lr_mult,
     )
     text = net_prototxt(spec, "deploy" if "test" in path.name else "train", input_shape=net["input_shape"][0]["dim"])
@@ -247,6 +251,27 @@ def test_every_bottom_exists():
                 made |= set(layer.tops)
 
 
+def test_a_domain_transform_filters_within_each_image():
+    """Its third bottom is what the data layer says of the images' sizes, or an input."""
+    transform = {"num_iter": 3, "spatial_sigma": 100, "range_sigma": 1, "min_weight": 0.1}
+    spec = NetSpec("n", SHAPES | {"edge": (1, 12, 1, 1)}, [1, 0.5], "max", True, domain_transform=transform)
+    data = DataSpec("/d", "l.txt", 2, 33, (1, 2, 3))
+    train, test = (graph(net_prototxt(spec, phase, data)) for phase in ("train", "test"))
+    deploy = graph(net_prototxt(spec, "deploy", input_shape=(1, 3, 41, 33)))
+    for layers, dim in ((train, "data_dim"), (test, "data_dim"), (deploy, "dim")):
+        assert layers["fc8_dt"].bottoms == ("fc8_interp", "edge", dim)
+        assert "silence" not in layers
+    assert train["fc8_dt"].message.one("domain_transform_param") == {key: [value] for key, value in transform.items()}
+    assert train["conv2_2_interp"].message.one("interp_param") == {"height": [33], "width": [33]}
+    assert deploy["conv2_2_interp"].message.one("interp_param") == {"height": [41], "width": [33]}
+    assert {name: train[name].bottoms for name in train if name.startswith("loss")} == {
+        "loss": ("fc8_dt", "label"),
+        "loss_res1": ("fc8", "label_shrink8"),
+        "loss_res05": ("fc8_res05", "label_shrink16"),
+    }
+    assert test["accuracy"].bottoms == ("fc8_dt", "label")
+
+
 def test_data_layer_and_fillers():
     spec = NetSpec("n", SHAPES, filler_std={"fc8": 0.01}, ignore_label=254)
     data = DataSpec('/a "b"\\', "list.txt", 30, 321, (104.008, 116.669, 122.675), scale_factors=(0.6, 1.4))
@@ -287,6 +312,20 @@ def test_settings_that_make_no_net():
         match=r'network \'n\': merge must be "none" for one scale .* got \'max\' for scales \[1\]; correct model.merge',
     ):
         NetSpec("n", SHAPES, [1], "max")
+    with pytest.raises(ValueError, match=r"got no data_ms2 data_ms3 .* pool4_ms3; export the whole network"):
+        NetSpec("n", SHAPES | {"data_ms1": (4, 3, 3, 3)})
+    with pytest.raises(
+        ValueError, match=r"DeepLab-MSc's branches must stand beside one scale; got \[1, 0.5\]; correct"
+    ):
+        NetSpec("n", SHAPES | dict.fromkeys(MSC_LAYERS, (4, 4, 1, 1)), [1, 0.5], "max")
+    for shapes, transform, alone in (
+        (SHAPES, {"num_iter": 3}, "transform"),
+        (SHAPES | {"edge": (1, 4, 1, 1)}, {}, "map"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"must come together; got the {alone} alone; add or drop model.dt_num_iter"
+        ):
+            NetSpec("n", shapes, domain_transform=transform)
     with pytest.raises(
         ValueError, match=r'net_prototxt: phase must be "train", "test" or "deploy"; got \'val\'; choose one'
     ):

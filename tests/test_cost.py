@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from tiny import main, run_command, write_protocol
+from tiny import MSC_KEYS, main, run_command, write_protocol
 
 from repro.device import processor_name
 from repro.models import build
 from repro.protocol import load_protocol
 from repro.run import cost
-from repro.run.cost import duration, estimate, flops, forward_flops, nearest, recorded_speeds, row_flops
+from repro.run.cost import duration, estimate, flops, forward_flops, learned_flops, nearest, recorded_speeds, row_flops
 
 
 @pytest.fixture
@@ -45,6 +45,16 @@ def test_a_row_trains_and_tests(rows):
     assert row_flops(settings) == 3 * train * 6 * 2 * 2 + test * 3
     assert row_flops(settings | {"submission": {"list": "test", "num": 7}}) == 3 * train * 24 + test * 7
     assert flops(settings, 0, 1) == test
+
+
+def test_fixed_layers_have_no_backward_pass(rows):
+    settings = rows["baseline"]
+    model = settings["model"] | MSC_KEYS
+    trained, fixed = (settings | {"model": model | {"lr_mult": rates}} for rates in ([1, 2], [0, 0]))
+    trunk = forward_flops(settings, "transform") - 2 * 32 * 3 * 5 * 5  # but for fc8
+    assert learned_flops(trained) == forward_flops(trained, "transform") == forward_flops(fixed, "transform")
+    assert learned_flops(fixed) == forward_flops(fixed, "transform") - trunk
+    assert row_flops(trained) - row_flops(fixed) == 2 * trunk * 6 * 2
 
 
 def test_speeds_are_read_from_records_of_the_same_device(tmp_path, rows):

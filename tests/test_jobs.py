@@ -236,7 +236,7 @@ def test_the_list_and_the_dry_run_of_all(command, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.startswith("first: Tiny\nsecond: Tiny\nview: View\n5 rows, 5 trainings; records under ")
     assert [line for line in out.splitlines() if line.startswith("rows of ")] == [
-        f"rows of {name}, with their cost (training: 3 x forward x images; test: forward and CRF x images):"
+        f"rows of {name}, with their cost (training: 3 x forward x images, of fixed layers 1 x; test: forward and CRF x images):"
         for name in ("pre", "first", "second")
     ]
     assert '  stage.protocol = "pre"\n' in out

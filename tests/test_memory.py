@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from tiny import CRF, CRF_KEYS, main, run_command, write_protocol
+from tiny import CRF, CRF_KEYS, DT_KEYS, main, run_command, write_protocol
 
 from repro.device import Compute
 from repro.models import build
 from repro.protocol import load_protocol
 from repro.run import memory
-from repro.run.memory import available_bytes, check_memory, least_bytes, map_sizes
+from repro.run.cost import layers_of
+from repro.run.memory import available_bytes, check_memory, least_bytes
 from repro.run.plan import Plan
 
 
@@ -25,7 +26,7 @@ def test_maps_are_those_of_the_network(settings):
             module.register_forward_hook(lambda _, __, output: seen.append(output.numel()))
     with torch.no_grad():
         network(torch.zeros(1, 3, 65, 65))
-    assert map_sizes(settings, 65) == seen
+    assert [layer.elements for layer in layers_of(settings, 65)] == seen
     assert len(seen) == 3 * 16 + 2
 
 
@@ -62,7 +63,9 @@ def test_a_crf_beside_the_network_is_counted(settings):
     tests_alone = refined | {"solver": settings["solver"] | {"max_iter": 0}}
     network = least_bytes(settings | {"solver": settings["solver"] | {"max_iter": 0}})
     assert least_bytes(tests_alone, 3) == network + 3 * one
-    assert least_bytes(tests_alone) == max(network, network - 4 * 2 * max(map_sizes(settings, 513)) + one)
+    assert least_bytes(tests_alone) == max(
+        network, network - 4 * 2 * max(layer.elements for layer in layers_of(settings, 513)) + one
+    )
     assert 80e6 < one < 100e6
 
 
@@ -87,3 +90,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(tmp_path, monke
 
 def test_the_machine_says_what_it_has():
     assert available_bytes(torch.device("cpu")) > 2**28
+
+
+def test_maps_of_fixed_layers_are_not_kept_and_filtered_scores_are():
+    """Of DeepLab-MSc's second step less is kept than of its first; a domain transform keeps two maps of the image's size."""
+    first, second = (load_protocol("table4").row(row).settings for row in ("largefov", "msc-largefov"))
+    assert least_bytes(second) < least_bytes(first) / 2
+    with_transform = first | {"model": first["model"] | DT_KEYS}
+    maps = 4 * 30 * 2 * 21 * 321**2
+    edge = 3 * 4 * (64 + 128 + 256 + 1)  # its parameters, with gradient and momentum
+    assert least_bytes(with_transform) == least_bytes(first) + maps + edge

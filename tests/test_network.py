@@ -8,7 +8,20 @@ import torch
 from caffe_dropout import dropout_mask
 from conftest import golden
 from float_rule import Step, Truth
-from thin_network import MODEL, OTHERS, SOLVER, VARIANTS, batch, blobs, detached, run_network, solver_run, thin_network
+from thin_network import (
+    DT,
+    MODEL,
+    MSC,
+    OTHERS,
+    SOLVER,
+    VARIANTS,
+    batch,
+    blobs,
+    detached,
+    run_network,
+    solver_run,
+    thin_network,
+)
 
 from caffe_weights.deeplab.spec import NEW_LAYERS
 from repro.data.caffe_rng import CaffeRNG
@@ -242,6 +255,8 @@ def test_scaled_size(side, scale, expected):
         ({"attention_layers": 3}, "layers must be 1 or 2"),
         ({"attention_input": "fc5"}, "attention_input|fc5"),
         ({"filler": "xavier"}, "filler must be one of"),
+        (MSC, r"DeepLab-MSc's branches must have one scale, 1, to add to; got \[1, 0.5\]; correct model.scales"),
+        (DT | {"scales": [2, 1]}, r"domain transform must come from scale 1, the finest; got 2; correct model.scales"),
     ],
 )
 def test_wrong_model_settings_are_named(change, message):

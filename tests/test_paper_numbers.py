@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 import torch
+from test_paper_rows import STAGE, differing
 
 from repro.data.prepare import coco, person_part, voc
 from repro.models import build
@@ -180,86 +181,18 @@ def test_differences_of_the_text():
     assert "like those with fc7" in fc6.why
 
 
-def test_what_the_rows_of_the_text_change():
-    """Every row that runs differs from its cell in the one thing that its name says, a CRF's being six keys."""
-    changed = {
-        "attention-one-layer": ("table1", "model.attention_layers", 1),
-        "attention-kernel1": ("table1", "model.attention_kernel", 1),
-        "attention-filters256": ("table1", "model.attention_filters", 256),
-        "attention-filters1024": ("table1", "model.attention_filters", 1024),
-        "attention-fc8": ("table1", "model.attention_input", "fc8"),
-        "attention-fc6": ("table1", "model.attention_input", "fc6"),
-        "four-scales": ("table1", "model.scales", [1, 0.75, 0.5, 0.25]),
-        "four-scales-voc": ("table3", "model.scales", [1, 0.75, 0.5, 0.25]),
-        "attention-plus": ("table5", "transform.scale_factors", [0.6, 0.8, 1.0, 1.2, 1.4]),
-    }
-    text = load_protocol("text")
-    refined = {"largefov-crf-voc": "table3/baseline", "largefov-crf-test": "table4/largefov"}
-    assert {row.id for row in text.runnable} == changed.keys() | refined.keys()
-    for row_id, name in refined.items():
-        table, _, base = name.partition("/")
-        assert differing(text.row(row_id), load_protocol(table).row(base)) == crf_keys(5, 50, 10)
-        assert text.row(row_id).dataset == "voc2012"
-    for row_id, (table, key, value) in changed.items():
-        row = text.row(row_id)
-        base = load_protocol(table).row("attention3-extra")
-        assert differing(row, base) == {key: value}
-        assert row.dataset == base.dataset
-    assert text.row("largefov-voc").of == "table3/baseline"
-    assert text.row("largefov-test").of == "table4/largefov"
-
-
-def crf_keys(bi_w, bi_xy_std, bi_rgb_std):
-    """Names the settings of a CRF as the authors searched them: the last three."""
-    keys = {"max_iter": 10, "pos_w": 3, "pos_xy_std": 3, "bi_w": bi_w, "bi_xy_std": bi_xy_std, "bi_rgb_std": bi_rgb_std}
-    return {f"crf.{key}": value for key, value in keys.items()}
-
-
-STAGE = {"stage.protocol": "coco_pretrain", "stage.row": "largefov"}
-
-
-def test_the_servers_rows_with_a_crf():
-    """Each is a row of the same table that starts from MS-COCO and ends in a CRF; Attention+ differs in the scales that images are drawn at."""
-    table4 = load_protocol("table4")
-    coco = STAGE | crf_keys(5, 67, 3)
-    assert differing(table4.row("crf-coco-largefov"), table4.row("largefov")) == coco
-    assert differing(table4.row("attention-coco"), table4.row("attention")) == coco
-    scales = {"transform.scale_factors": [0.6, 0.8, 1.0, 1.2, 1.4]}
-    assert differing(table4.row("attention-plus-coco"), table4.row("attention-coco")) == scales
-    assert all(
-        "crf" not in row.settings
-        for name in ("table1", "table3", "table5", "table6")
-        for row in load_protocol(name).rows
-    )
-
-
-def differing(row, base):
-    """Lists the keys of a row's settings that differ from another row's, with their values."""
-    keys = {(s, k) for settings in (row.settings, base.settings) for s, table in settings.items() for k in table}
-    mine = {f"{s}.{k}": row.settings.get(s, {}).get(k) for s, k in sorted(keys)}
-    return {key: v for key, v in mine.items() if v != base.settings.get(key.split(".")[0], {}).get(key.split(".")[1])}
-
-
 def test_status_of_the_rows():
-    planned = {
-        "table4": [
-            "msc-largefov",
-            "msc-crf-coco-largefov",
-            "attention-dt-coco",
-        ],
-        "text": ["msc-person-part", "msc-voc", "msc-coco"],
-    }
     quoted = {"table4": ["tti-zoomout-v2", "parsenet", "crf-rnn", "boxsup", "dpn", "adelaide"]}
     for name in ALL:
         rows = load_protocol(name).rows
-        assert [row.id for row in rows if row.status == "planned"] == planned.get(name, [])
+        assert [row.id for row in rows if row.status == "planned"] == []
         assert [row.id for row in rows if row.status == "quoted"] == quoted.get(name, [])
     assert [row.id for row in load_protocol("table4").runnable] == [
-        *("largefov", "average", "max", "attention"),
-        *("crf-coco-largefov", "attention-coco", "attention-plus-coco"),
+        *("largefov", "msc-largefov", "average", "max", "attention"),
+        *("crf-coco-largefov", "msc-crf-coco-largefov", "attention-coco", "attention-plus-coco", "attention-dt-coco"),
     ]
     assert [name for name in ALL if load_protocol(name).view] == ["table2", "table7"]
-    assert [len(load_protocol(name).runnable) for name in ALL] == [13, 0, 13, 7, 13, 13, 0, 11, 13, 1]
+    assert [len(load_protocol(name).runnable) for name in ALL] == [13, 0, 13, 10, 13, 13, 0, 14, 14, 1]
 
 
 def test_settings_of_the_paper():
@@ -323,9 +256,10 @@ def test_data_of_the_tables(name, dataset, train, val, classes):
         assert data["class_names"] == list(classes)
         assert row.dataset == dataset
         assert row.settings.get("submission") == ({"list": "test", "num": 1456} if name == "table4" else None)
-        stage = {"protocol": "coco_pretrain", "row": "largefov"}
-        staged = name == "table5" or (name == "table4" and "coco" in row.id)
-        assert row.settings.get("stage") == (stage if staged else None)
+        stages = {f"msc-{first}": {"protocol": "table4", "row": first} for first in ("largefov", "crf-coco-largefov")}
+        if name == "table5" or (name == "table4" and "coco" in row.id):
+            stages.setdefault(row.id, {"protocol": "coco_pretrain", "row": "largefov"})
+        assert row.settings.get("stage") == stages.get(row.id)
 
 
 def test_rows_of_a_grid_differ_in_the_grid_alone():

@@ -22,7 +22,8 @@ def test_every_shipped_protocol_loads(path):
     if protocol.stand_in:
         stand_in = load_protocol(protocol.stand_in)
         assert stand_in.synthetic
-        assert [(row.id, row.paper) for row in stand_in.rows] == [(row.id, row.paper) for row in protocol.rows]
+        rows = [(row.id, row.paper) for row in protocol.rows]
+        assert [(row.id, row.paper) for row in stand_in.rows][: len(rows)] == rows
 
 
 def test_rows_apply_their_own_keys_and_overrides_win(tmp_path):

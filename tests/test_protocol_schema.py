@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from tiny import CRF, write_protocol
+from tiny import CRF, DT, MSC, write_protocol
 
 from repro.protocol import UNFELT, load_protocol, settings_sha256
 from repro.protocol.bounds import BOUNDS
-from repro.protocol.schema import NUMBER, OPTIONAL, SCHEMA
+from repro.protocol.schema import GROUPS, NUMBER, OPTIONAL, SCHEMA
 
 
 def fails(message):
@@ -154,13 +154,19 @@ def test_fingerprint_changes_with_every_key_that_is_felt(tmp_path):
     )
 
 
+def every_key():
+    """Lists the sections with all keys that any row may have."""
+    model = {key: kind for keys in (SCHEMA["model"], *GROUPS.values()) for key, kind in keys.items()}
+    return SCHEMA | OPTIONAL | {"model": model}
+
+
 EVERY_NUMBER = [(section, key) for section in set(BOUNDS) - {"synthetic", "submission"} for key in BOUNDS[section]]
 
 
 @pytest.mark.parametrize("value", ["-1e9", "1e39", "9" * 400, "-" + "9" * 400])
 @pytest.mark.parametrize(("section", "key"), sorted(EVERY_NUMBER))
 def test_no_number_is_without_bounds(tmp_path, section, key, value):
-    kind, path = (SCHEMA | OPTIONAL)[section][key], write_protocol(tmp_path, CRF)
+    kind, path = every_key()[section][key], write_protocol(tmp_path, CRF, MSC, DT)
     if isinstance(kind, list):
         value = "[" + ", ".join([value] * len(load_protocol(path).rows[0].settings[section][key])) + "]"
     elif kind is int and "e" in value:
@@ -175,7 +181,7 @@ def test_no_number_is_without_bounds(tmp_path, section, key, value):
 def test_every_number_of_the_schema_has_bounds():
     numbers = {
         (section, key)
-        for section, keys in (SCHEMA | OPTIONAL).items()
+        for section, keys in every_key().items()
         for key, kind in keys.items()
         if kind in (int, NUMBER, [int], [NUMBER])
     }

@@ -179,7 +179,7 @@ def test_missing_layer_is_an_error(tmp_path):
     for name in ("conv3_2", "conv3_2_res05", "conv3_2_res075", "fc6", "fc6_res05", "fc6_res075"):
         del layers[name]
     unchanged_after(
-        r"must have every layer but fc8, att_\*; got no conv3_2 fc6; use the net's own weights",
+        r"must have every layer but the classifier and what stands beside the trunk; got no conv3_2 fc6; use the net's own weights",
         attention_net(),
         written(tmp_path, layers),
     )

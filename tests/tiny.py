@@ -92,7 +92,44 @@ model.merge = "attention"
 model.extra_supervision = true
 """
 
-# A change of the protocol: its rows label two unlabelled images for a server.
+# Changes of the protocol: its rows have DeepLab-MSc's branches, or a domain transform; and two rows more, one of each, the first trained from the baseline.
+MSC_KEYS = {
+    "msc_filters": 64,
+    "msc_dropout_ratio": 0.5,
+    "msc_filler_std": 0.001,
+    "msc_score_filler_std": 0.01,
+    "msc_lr_mult": [10, 20],
+}
+DT_KEYS = {
+    "dt_num_iter": 3,
+    "dt_spatial_sigma": 30,
+    "dt_range_sigma": 1,
+    "dt_min_weight": 0,
+    "edge_filler_std": 0.001,
+    "edge_lr_mult": [10, 20],
+}
+MSC, DT = (
+    ("[common.model]", "\n".join(["[common.model]", *(f"{key} = {value}" for key, value in keys.items())]))
+    for keys in (MSC_KEYS, DT_KEYS)
+)
+MSC_ROW = """
+[[row]]
+id = "msc"
+model.scales = [1]
+model.merge = "none"
+model.extra_supervision = false
+model.lr_mult = [0, 0]
+stage = { protocol = "tiny", row = "baseline" }
+""" + "".join(f"model.{key} = {value}\n" for key, value in MSC_KEYS.items())
+DT_ROW = """
+[[row]]
+id = "attention-dt"
+model.scales = [1, 0.75, 0.5]
+model.merge = "attention"
+model.extra_supervision = false
+""" + "".join(f"model.{key} = {value}\n" for key, value in DT_KEYS.items())
+
+# Another one: its rows label two unlabelled images for a server.
 SUBMISSION = ("[common.test]", '[common.submission]\nlist = "test"\nnum = 2\n\n[common.test]')
 
 # Another one: its rows have a CRF, of few iterations and of kernels that suit the pictures.

@@ -10,7 +10,7 @@ import numpy as np
 
 from caffe_weights.deeplab.net import net_prototxt
 from caffe_weights.deeplab.solver import SOLVER_KEYS, solver_prototxt
-from caffe_weights.deeplab.spec import SHARED_COPY, DataSpec, NetSpec, suffix
+from caffe_weights.deeplab.spec import NEW_LAYERS, SHARED_COPY, DataSpec, NetSpec, suffix
 from caffe_weights.files.atomic import replacing
 from caffe_weights.files.caffemodel import write_caffemodel
 from caffe_weights.files.model import Model
@@ -23,7 +23,8 @@ class ExportSettings:
     """What the weights alone do not say; the keys of a settings file's tables.
 
     Attributes:
-        model: NetSpec's `scales`, `merge`, `extra_supervision`, `pool5a`, `dropout_ratio`, `attention_input`, `lr_mult`, `decay_mult`, `ignore_label`; and
+        model: NetSpec's `scales`, `merge`, `extra_supervision`, `pool5a`, `dropout_ratio`, `msc_dropout_ratio`, `attention_input`, `lr_mult`, `decay_mult`, `ignore_label`; `dt_num_iter`,
+            `dt_spatial_sigma`, `dt_range_sigma` and `dt_min_weight` of a network with an edge map; and
             `num_classes`, `attention_filters`, `attention_kernel` for a head that the weights lack, which Caffe then fills with gaussian
             0.01 (`filler_std`).
         solver: SolverParameter's keys.
@@ -39,18 +40,24 @@ class ExportSettings:
 MAX_BYTES = 2**20  # of a settings file
 _NUMBER, _LIST = (int, float), (list, tuple)
 _HEAD = {"num_classes": int, "attention_filters": int, "attention_kernel": int}
-_MODEL = _HEAD | {
-    "scales": _LIST,
-    "merge": str,
-    "extra_supervision": bool,
-    "pool5a": bool,
-    "dropout_ratio": _NUMBER,
-    "attention_input": str,
-    "lr_mult": Mapping,
-    "decay_mult": _LIST,
-    "filler_std": _NUMBER,
-    "ignore_label": int,
-}
+_TRANSFORM = {"dt_num_iter": int, "dt_spatial_sigma": _NUMBER, "dt_range_sigma": _NUMBER, "dt_min_weight": _NUMBER}
+_MODEL = (
+    _HEAD
+    | _TRANSFORM
+    | {
+        "scales": _LIST,
+        "merge": str,
+        "extra_supervision": bool,
+        "pool5a": bool,
+        "dropout_ratio": _NUMBER,
+        "msc_dropout_ratio": _NUMBER,
+        "attention_input": str,
+        "lr_mult": Mapping,
+        "decay_mult": _LIST,
+        "filler_std": _NUMBER,
+        "ignore_label": int,
+    }
+)
 _DATA = {
     "root_folder": str,
     "train_source": str,
@@ -155,7 +162,10 @@ def _with_copies(layers: Mapping[str, Sequence[np.ndarray]], spec: NetSpec) -> d
     """
     marks = [suffix(scale) for scale in spec.scales if suffix(scale)]
     copies = {
-        layer + mark: arrays for mark in marks for layer, arrays in layers.items() if not layer.startswith("att_")
+        layer + mark: arrays
+        for mark in marks
+        for layer, arrays in layers.items()
+        if layer not in NEW_LAYERS or layer == "fc8"
     }
     return dict(layers) | copies
 
@@ -164,6 +174,7 @@ def net_spec(layers: Mapping[str, Sequence[np.ndarray]], model: Mapping[str, obj
     """Describes the network that some weights and a settings file's `model` table make together; see ExportSettings."""
     table = _table(model, _MODEL, {"scales", "merge"}, "model")
     head = {key: table.pop(key, None) for key in _HEAD}
+    transform = {key.removeprefix("dt_"): table.pop(key) for key in _TRANSFORM if key in table}
     std = table.pop("filler_std", 0.01)
     shapes = {layer: arrays[0].shape for layer, arrays in layers.items()}
     fillers = {}
@@ -185,7 +196,7 @@ def net_spec(layers: Mapping[str, Sequence[np.ndarray]], model: Mapping[str, obj
         raise ValueError(
             f"{name}: a network without attention must have no {' '.join(unknown)}; got model.merge {table['merge']!r}; correct it"
         )
-    return NetSpec(name, shapes, filler_std=fillers, **table)
+    return NetSpec(name, shapes, filler_std=fillers, domain_transform=transform, **table)
 
 
 def _table(table: Mapping[str, object], known: Mapping[str, object], needed: set[str], where: str) -> dict[str, object]:

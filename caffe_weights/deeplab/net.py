@@ -3,7 +3,17 @@
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from caffe_weights.deeplab.spec import NEW_LAYERS, OUTPUT_STRIDE, VGG16_LAYERS, DataSpec, NetSpec, quoted, suffix
+from caffe_weights.deeplab.spec import (
+    EDGE_SOURCES,
+    MSC_BRANCHES,
+    NEW_LAYERS,
+    OUTPUT_STRIDE,
+    VGG16_LAYERS,
+    DataSpec,
+    NetSpec,
+    quoted,
+    suffix,
+)
 
 
 def net_prototxt(
@@ -14,7 +24,7 @@ def net_prototxt(
     Args:
         spec: the network.
         phase: "train" (losses), "test" (scores times 8 and SegAccuracy) or "deploy" (scores times 8).
-        data: for train and test, what the data layer reads; None leaves `data` and `label` as inputs of `input_shape`.
+        data: for train and test, what the data layer reads; None leaves `data`, `label` and (for a domain transform) `dim`, each image's height and width, as inputs.
         input_shape: (N, 3, H, W) where there is no data layer; H and W of the form 8k+1.
 
     Returns:
@@ -23,7 +33,7 @@ def net_prototxt(
     Raises:
         ValueError: the phase is unknown, or the finest stride is no whole number of pixels.
 
-    Paper: section 3, figure 2. Layer types Interp, SpatialProduct, ImageSegData and SegAccuracy are the DeepLab fork's.
+    Paper: section 3, figure 2. Layer types Interp, SpatialProduct, DomainTransform, ImageSegData and SegAccuracy are the DeepLab fork's.
     """
     if phase not in ("train", "test", "deploy"):
         raise ValueError(f'net_prototxt: phase must be "train", "test" or "deploy"; got {phase!r}; choose one')
@@ -33,7 +43,7 @@ def net_prototxt(
                 f"name: {quoted(spec.name)}",
                 *_inputs(spec, phase, data, input_shape),
                 *_scores(spec),
-                *_heads(spec, phase, data),
+                *_heads(spec, phase, data, input_shape),
             ]
         )
         + "\n"
@@ -47,9 +57,11 @@ def _layer(name: str, kind: str, bottoms: Sequence[str], tops: Sequence[str], *p
 
 def _inputs(spec: NetSpec, phase: str, data: DataSpec | None, shape: Sequence[int] | None) -> Iterator[str]:
     if data is None:
-        for name, channels in (("data", shape[1]), ("label", 1))[: 2 if phase == "train" else 1]:
-            dims = " ".join(f"dim: {n}" for n in (shape[0], channels, *shape[2:]))
-            yield f'input: "{name}" input_shape {{ {dims} }}'
+        inputs = {"data": shape}
+        inputs |= {"label": (shape[0], 1, *shape[2:])} if phase == "train" else {}
+        inputs |= {"dim": (shape[0], 1, 1, 2)} if spec.domain_transform else {}
+        for name, sides in inputs.items():
+            yield f'input: "{name}" input_shape {{ {" ".join(f"dim: {n}" for n in sides)} }}'
         return
     train = phase == "train"
     image = (
@@ -70,7 +82,8 @@ def _inputs(spec: NetSpec, phase: str, data: DataSpec | None, shape: Sequence[in
         image,
         transform,
     )
-    yield _layer("silence", "Silence", ["data_dim"], [])
+    if not spec.domain_transform:
+        yield _layer("silence", "Silence", ["data_dim"], [])
 
 
 def _word(value: bool) -> str:
@@ -90,7 +103,7 @@ def _fraction(scale: float) -> Fraction:
     return Fraction(scale).limit_denominator(64)
 
 
-def _convolution(spec: NetSpec, owner: str, mark: str, bottom: str, dilation: int = 1) -> str:
+def _convolution(spec: NetSpec, owner: str, mark: str, bottom: str, dilation: int = 1, stride: int = 1) -> str:
     out, _, kernel, _ = spec.shapes[owner]
     rates = spec.lr_mult.get(owner, (10, 20) if owner in NEW_LAYERS else (1, 2))
     params = [
@@ -101,6 +114,7 @@ def _convolution(spec: NetSpec, owner: str, mark: str, bottom: str, dilation: in
     sizes = (
         [f"num_output: {out}", f"kernel_size: {kernel}"]
         + ([f"pad: {pad}"] if pad else [])
+        + ([f"stride: {stride}"] if stride > 1 else [])
         + ([f"dilation: {dilation}"] if dilation > 1 else [])
     )
     if owner in spec.filler_std:
@@ -120,9 +134,9 @@ def _pool(name: str, bottom: str, kind: str, stride: int) -> str:
     )
 
 
-def _dropped(spec: NetSpec, name: str, top: str) -> Iterator[str]:
-    if spec.dropout_ratio:
-        yield _layer(top, "Dropout", [name], [top], f"dropout_param {{ dropout_ratio: {spec.dropout_ratio:g} }}")
+def _dropped(ratio: float, name: str, top: str) -> Iterator[str]:
+    if ratio:
+        yield _layer(top, "Dropout", [name], [top], f"dropout_param {{ dropout_ratio: {ratio:g} }}")
 
 
 def _after_dropout(spec: NetSpec, layer: str, mark: str) -> str:
@@ -145,7 +159,7 @@ def _branch(spec: NetSpec, mark: str, bottom: str) -> Iterator[str]:
             yield _pool(pool, bottom, "MAX", layer.pool_stride)
             bottom = pool
         elif name in ("fc6", "fc7"):
-            yield from _dropped(spec, name + mark, f"drop{name[2:]}{mark}")
+            yield from _dropped(spec.dropout_ratio, name + mark, f"drop{name[2:]}{mark}")
             bottom = _after_dropout(spec, name, mark)
 
 
@@ -168,7 +182,9 @@ def _scores(spec: NetSpec) -> Iterator[str]:
             yield _interp(
                 f"{layer}{mark}_interp", _after_dropout(spec, layer, mark), _fraction(spec.scales[0]) / _fraction(scale)
             )
-    if spec.merge == "attention":
+    if spec.msc:
+        yield from _msc(spec)
+    elif spec.merge == "attention":
         yield from _attention(spec)
     elif spec.merge != "none":
         share = f"{1 / len(spec.scales):.12g}"
@@ -180,6 +196,36 @@ def _scores(spec: NetSpec) -> Iterator[str]:
             ["fc8_fusion"],
             f"eltwise_param {{ operation: {operation} }}",
         )
+
+
+def _msc(spec: NetSpec) -> Iterator[str]:
+    """Writes DeepLab-MSc's branches and the sum of their scores and LargeFOV's."""
+    for source, stride in MSC_BRANCHES:
+        bottom = source
+        for number in (1, 2):
+            name = f"{source}_ms{number}"
+            yield _convolution(spec, name, "", bottom, stride=stride if number == 1 else 1)
+            yield _relu(name)
+            yield from _dropped(spec.msc_dropout_ratio, name, f"drop_{name}")
+            bottom = f"drop_{name}" if spec.msc_dropout_ratio else name
+        yield _convolution(spec, f"{source}_ms3", "", bottom)
+    scores = ["fc8", *(f"{source}_ms3" for source, _ in MSC_BRANCHES)]
+    yield _layer("fc8_fusion", "Eltwise", scores, ["fc8_fusion"], "eltwise_param { operation: SUM }")
+
+
+def _filtered(spec: NetSpec, bottom: str, dim: str, size: Sequence[int]) -> Iterator[str]:
+    """Writes the edge map and the domain transform of scores that were enlarged to the input's size, which is the edge map's."""
+    for source in EDGE_SOURCES:
+        sides = f"interp_param {{ height: {size[0]} width: {size[1]} }}"
+        yield _layer(f"{source}_interp", "Interp", [source], [f"{source}_interp"], sides)
+    enlarged = [f"{source}_interp" for source in EDGE_SOURCES]
+    yield _layer("edge_concat", "Concat", enlarged, ["edge_concat"], "concat_param { axis: 1 }")
+    yield _convolution(spec, "edge", "", "edge_concat")
+    yield _relu("edge")
+    values = " ".join(f"{key}: {value:g}" for key, value in spec.domain_transform.items() if value)
+    yield _layer(
+        "fc8_dt", "DomainTransform", [bottom, "edge", dim], ["fc8_dt"], f"domain_transform_param {{ {values} }}"
+    )
 
 
 def finest_map(spec: NetSpec, layer: str, scale: float) -> str:
@@ -201,7 +247,7 @@ def _attention(spec: NetSpec) -> Iterator[str]:
     if "att_conv1" in spec.shapes:
         yield _convolution(spec, "att_conv1", "", bottom)
         yield _relu("att_conv1")
-        yield from _dropped(spec, "att_conv1", "drop_att_conv1")
+        yield from _dropped(spec.dropout_ratio, "att_conv1", "drop_att_conv1")
         bottom = "drop_att_conv1" if spec.dropout_ratio else "att_conv1"
     yield _convolution(spec, "att_fc", "", bottom)
     yield _layer("attention", "Softmax", ["att_fc"], ["attention"])
@@ -219,26 +265,33 @@ def _attention(spec: NetSpec) -> Iterator[str]:
     yield _layer("fc8_fusion", "Eltwise", products, ["fc8_fusion"], "eltwise_param { operation: SUM }")
 
 
-def _heads(spec: NetSpec, phase: str, data: DataSpec | None) -> Iterator[str]:
-    merged = "fc8" + suffix(spec.scales[0]) if spec.merge == "none" else "fc8_fusion"
+def _heads(spec: NetSpec, phase: str, data: DataSpec | None, shape: Sequence[int] | None) -> Iterator[str]:
+    merged = "fc8_fusion" if spec.msc or spec.merge != "none" else "fc8" + suffix(spec.scales[0])
     stride = OUTPUT_STRIDE / _fraction(spec.scales[0])
     if stride.denominator != 1:
         raise ValueError(
             f"net_prototxt: 8 / {spec.scales[0]:g} must be a whole number of pixels; got {stride}; change the finest scale"
         )
+    enlarged = f"{merged}_interp"
+    if spec.domain_transform:
+        yield _interp("fc8_interp", merged, stride)
+        size = (data.crop_size, data.crop_size) if data else shape[2:]
+        yield from _filtered(spec, "fc8_interp", "data_dim" if data else "dim", size)
+        enlarged = "fc8_dt"
+    elif phase != "train":
+        yield _interp(enlarged, merged, stride)
     if phase != "train":
-        yield _interp(f"{merged}_interp", merged, stride)
         if data is not None:
             yield _layer(
                 "accuracy",
                 "SegAccuracy",
-                [f"{merged}_interp", "label"],
+                [enlarged, "label"],
                 ["accuracy"],
                 f"seg_accuracy_param {{ ignore_label: {spec.ignore_label} }}",
             )
         return
     shrunk: set[Fraction] = set()
-    losses = [("loss", merged, stride)]
+    losses = [("loss", "fc8_dt", Fraction(1)) if spec.domain_transform else ("loss", merged, stride)]
     if spec.extra_supervision:
         for scale in spec.scales:
             own = OUTPUT_STRIDE / _fraction(scale)
@@ -250,13 +303,13 @@ def _heads(spec: NetSpec, phase: str, data: DataSpec | None) -> Iterator[str]:
                 else (name, finest_map(spec, "fc8", scale), stride)
             )
     for name, scores, step in losses:
-        if step not in shrunk:
+        if step not in shrunk and step != 1:
             shrunk.add(step)
             yield _interp(f"label_shrink{step}", "label", 1 / step)
         yield _layer(
             name,
             "SoftmaxWithLoss",
-            [scores, f"label_shrink{step}"],
+            [scores, f"label_shrink{step}" if step != 1 else "label"],
             [name],
             f"loss_param {{ ignore_label: {spec.ignore_label} }}",
         )

@@ -73,6 +73,8 @@ class NetSpec:
         extra_supervision: one loss per scale beside that of the merged scores.
         pool5a: average pool between pool5 and fc6.
         dropout_ratio: after fc6, fc7 and att_conv1; 0 leaves the layers out.
+        msc_dropout_ratio: after the first two convolutions of each of DeepLab-MSc's branches, which the network has where `shapes` has them.
+        domain_transform: DomainTransformParameter's keys, of a network whose `shapes` have "edge".
         attention_input: "fc6", "fc7" or "fc8".
         lr_mult: (weight, bias) by layer name; where it lacks a layer, NEW_LAYERS have (10, 20) and all others (1, 2).
         decay_mult: (weight, bias).
@@ -87,6 +89,8 @@ class NetSpec:
     extra_supervision: bool = False
     pool5a: bool = True
     dropout_ratio: float = 0.5
+    msc_dropout_ratio: float = 0.5
+    domain_transform: Mapping[str, float] = field(default_factory=dict)
     attention_input: str = "fc7"
     lr_mult: Mapping[str, Sequence[float]] = field(default_factory=dict)
     decay_mult: Sequence[float] = (1, 0)
@@ -96,6 +100,7 @@ class NetSpec:
     def __post_init__(self):
         wanted = [*(layer.name for layer in VGG16_LAYERS), "fc8"]
         wanted += ["att_fc"] if self.merge == "attention" else []
+        wanted += MSC_LAYERS if self.msc else []
         if missing := [name for name in wanted if name not in self.shapes]:
             raise ValueError(
                 f"network {self.name!r}: shapes must have LargeFOV's layers; got no {' '.join(missing)}; export the whole network"
@@ -107,6 +112,20 @@ class NetSpec:
                 f'network {self.name!r}: merge must be "none" for one scale and "attention", "average" or "max" for more; '
                 f"got {self.merge!r} for scales {list(self.scales)}; correct model.merge"
             )
+        if self.msc and self.merge != "none":
+            raise ValueError(
+                f"network {self.name!r}: DeepLab-MSc's branches must stand beside one scale; got {list(self.scales)}; correct model.scales"
+            )
+        if ("edge" in self.shapes) != bool(self.domain_transform):
+            raise ValueError(
+                f"network {self.name!r}: an edge map and a domain transform must come together; got {'the map' if 'edge' in self.shapes else 'the transform'} alone; "
+                "add or drop model.dt_num_iter, dt_spatial_sigma and dt_range_sigma"
+            )
+
+    @property
+    def msc(self) -> bool:
+        """Whether the network is DeepLab-MSc."""
+        return any(name in self.shapes for name in MSC_LAYERS)
 
 
 @dataclass(frozen=True)

@@ -234,6 +234,89 @@ Loss segmentation_loss(const Tensor& scores, const Tensor& labels, c10::SymInt s
   return call_segmentation_loss(scores, labels, std::move(shrink), std::move(ignore_label), gradient);
 }
 
+// The domain transform's numbers, as they come and as they are kept.
+struct FilterNumbers {
+  int64_t num_iter;
+  double spatial_sigma;
+  double range_sigma;
+  double min_weight;
+};
+
+using FilterGradients = std::tuple<Tensor, Tensor>;
+
+Tensor call_domain_transform(const Tensor& x, const Tensor& edge, const FilterNumbers& f, const MaybeTensor& valid) {
+  static const auto op =
+      find<Tensor(const Tensor&, const Tensor&, int64_t, double, double, double, const MaybeTensor&)>(
+          "repro::domain_transform");
+  return op.call(x, edge, f.num_iter, f.spatial_sigma, f.range_sigma, f.min_weight, valid);
+}
+
+FilterGradients call_domain_transform_backward(const Tensor& dy, const Tensor& x, const Tensor& edge,
+                                               const FilterNumbers& f, const MaybeTensor& valid) {
+  static const auto op = find<FilterGradients(const Tensor&, const Tensor&, const Tensor&, int64_t, double, double,
+                                              double, const MaybeTensor&)>("repro::domain_transform_backward");
+  return op.call(dy, x, edge, f.num_iter, f.spatial_sigma, f.range_sigma, f.min_weight, valid);
+}
+
+struct DomainTransform : Function<DomainTransform> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& edge, const FilterNumbers& numbers,
+                        const MaybeTensor& valid) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    ctx->save_for_backward({x, edge, valid.value_or(Tensor())});
+    ctx->saved_data["num_iter"] = numbers.num_iter;
+    ctx->saved_data["spatial_sigma"] = numbers.spatial_sigma;
+    ctx->saved_data["range_sigma"] = numbers.range_sigma;
+    ctx->saved_data["min_weight"] = numbers.min_weight;
+    return call_domain_transform(x, edge, numbers, valid);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    const variable_list saved = ctx->get_saved_variables();
+    const FilterNumbers numbers{ctx->saved_data["num_iter"].toInt(), ctx->saved_data["spatial_sigma"].toDouble(),
+                                ctx->saved_data["range_sigma"].toDouble(), ctx->saved_data["min_weight"].toDouble()};
+    const MaybeTensor valid = saved[2].defined() ? MaybeTensor(saved[2]) : MaybeTensor();
+    const auto [dx, dedge] = call_domain_transform_backward(dy[0], saved[0], saved[1], numbers, valid);
+    return {dx, dedge, Tensor(), Tensor()};
+  }
+};
+
+Tensor domain_transform(const Tensor& x, const Tensor& edge, int64_t num_iter, double spatial_sigma, double range_sigma,
+                        double min_weight, const MaybeTensor& valid_size) {
+  const FilterNumbers numbers{num_iter, spatial_sigma, range_sigma, min_weight};
+  if (differentiated("domain_transform", x) | differentiated("domain_transform", edge))
+    return DomainTransform::apply(x, edge, numbers, valid_size);
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return call_domain_transform(x, edge, numbers, valid_size);
+}
+
+struct DomainTransformBackward : Function<DomainTransformBackward> {
+  static variable_list forward(AutogradContext*, const Tensor& dy, const Tensor& x, const Tensor& edge,
+                               const FilterNumbers& numbers, const MaybeTensor& valid) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const auto [dx, dedge] = call_domain_transform_backward(dy, x, edge, numbers, valid);
+    return {dx, dedge};
+  }
+
+  static variable_list backward(AutogradContext*, const variable_list&) {
+    TORCH_CHECK(false,
+                "domain_transform_backward: must not be differentiated; got a request for a second derivative; use "
+                "repro.ops.reference.domain_transform");
+  }
+};
+
+FilterGradients domain_transform_backward(const Tensor& dy, const Tensor& x, const Tensor& edge, int64_t num_iter,
+                                          double spatial_sigma, double range_sigma, double min_weight,
+                                          const MaybeTensor& valid_size) {
+  constexpr const char* op = "domain_transform_backward";
+  const FilterNumbers numbers{num_iter, spatial_sigma, range_sigma, min_weight};
+  if (differentiated(op, dy) | differentiated(op, x) | differentiated(op, edge)) {
+    const variable_list results = DomainTransformBackward::apply(dy, x, edge, numbers, valid_size);
+    return {results[0], results[1]};
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return call_domain_transform_backward(dy, x, edge, numbers, valid_size);
+}
+
 void refuse_vmap(const c10::OperatorHandle& op, torch::jit::Stack*) {
   const std::string& name = op.schema().name();
   TORCH_CHECK(false, name.substr(name.rfind(':') + 1),
@@ -249,10 +332,13 @@ TORCH_LIBRARY_IMPL(repro, Autograd, m) {
   m.impl("merge_scores", repro::merge_scores);
   m.impl("merge_scores_backward", repro::merge_scores_backward);
   m.impl("segmentation_loss", repro::segmentation_loss);
+  m.impl("domain_transform", repro::domain_transform);
+  m.impl("domain_transform_backward", repro::domain_transform_backward);
 }
 
 TORCH_LIBRARY_IMPL(repro, FuncTorchBatched, m) {
   for (const char* op : {"interp", "interp_backward", "merge_scores", "merge_scores_backward", "predict",
-                         "segmentation_loss", "confusion_matrix", "dense_crf"})
+                         "segmentation_loss", "confusion_matrix", "dense_crf", "domain_transform",
+                         "domain_transform_backward"})
     m.impl(op, torch::CppFunction::makeFromBoxedFunction<&repro::refuse_vmap>());
 }

@@ -5,6 +5,7 @@
 
 #include "torch/confusion_matrix.h"
 #include "torch/dense_crf.h"
+#include "torch/domain_transform.h"
 #include "torch/interp.h"
 #include "torch/merge_scores.h"
 #include "torch/predict.h"
@@ -22,6 +23,8 @@ void register_ops(torch::Library& m) {
   m.impl("segmentation_loss", segmentation_loss_op<On>);
   m.impl("confusion_matrix", confusion_matrix_op<On>);
   m.impl("dense_crf", dense_crf_op<On>);
+  m.impl("domain_transform", domain_transform_op<On>);
+  m.impl("domain_transform_backward", domain_transform_backward_op<On>);
 }
 
 }  // namespace repro

@@ -13,11 +13,11 @@ from torch import nn
 
 import caffe_weights
 from caffe_weights.deeplab.names import classifiers, renamed
-from caffe_weights.deeplab.spec import SHARED_COPY
+from caffe_weights.deeplab.spec import MSC_BRANCHES, SHARED_COPY
 from repro.models.layers import convolutions
 
 # Layers that a protocol initialises by a filler when the file does not have them; every other layer must come from the file.
-KEEPS_FILLER = ("fc8", "att_")
+KEEPS_FILLER = ("fc8", "att_", *(f"{source}_ms" for source, _ in MSC_BRANCHES), "edge")
 
 
 @dataclass
@@ -138,7 +138,7 @@ def load_caffemodel(
     report.absent_in_file = [name for name in layers if name not in in_file]
     if missing := [name for name in report.absent_in_file if not name.startswith(KEEPS_FILLER)]:
         raise ValueError(
-            f"{path}: must have every layer but {', '.join(KEEPS_FILLER)}*; got no {' '.join(missing)}; use the net's own weights"
+            f"{path}: must have every layer but the classifier and what stands beside the trunk; got no {' '.join(missing)}; use the net's own weights"
         )
     if report.nonfinite and not allow_nonfinite:
         name, count = next(iter(report.nonfinite.items()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from repro.ops import reference
+from repro.ops.library import COMPILED, backend, check_one_device
 
 
 def domain_transform(
@@ -43,4 +44,20 @@ def domain_transform(
         the first column's weights link to nothing.
     Paper: Attention-DT; Gastal and Oliveira 2011 (the filter), Chen et al. 2016 (its gradients).
     """
-    return reference.domain_transform(x, edge, num_iter, spatial_sigma, range_sigma, min_weight, valid_size)
+    arguments = (x, edge, num_iter, spatial_sigma, range_sigma, min_weight, valid_size)
+    if backend() == "reference":
+        return reference.domain_transform(*arguments)
+    return torch.ops.repro.domain_transform(*arguments)
+
+
+if COMPILED:
+
+    @torch.library.register_fake("repro::domain_transform")
+    def _fake_domain_transform(x, edge, num_iter, spatial_sigma, range_sigma, min_weight, valid_size):
+        check_one_device("domain_transform", x, edge, valid_size)
+        return torch.empty_like(x, memory_format=torch.channels_last)
+
+    @torch.library.register_fake("repro::domain_transform_backward")
+    def _fake_domain_transform_backward(dy, x, edge, num_iter, spatial_sigma, range_sigma, min_weight, valid_size):
+        check_one_device("domain_transform_backward", dy, x, edge, valid_size)
+        return tuple(torch.empty_like(map, memory_format=torch.channels_last) for map in (x, edge))

@@ -26,6 +26,17 @@ BOUNDS: dict[str, dict[str, tuple[float, float]]] = {
         "fc8_lr_mult": (0, 1e6),
         "attention_lr_mult": (0, 1e6),
         "decay_mult": (0, 1e6),
+        "msc_filters": (1, 65536),
+        "msc_dropout_ratio": (0, 0.999),
+        "msc_filler_std": (0, 1e6),
+        "msc_score_filler_std": (0, 1e6),
+        "msc_lr_mult": (0, 1e6),
+        "dt_num_iter": (1, 16),
+        "dt_spatial_sigma": (1e-6, 1e6),
+        "dt_range_sigma": (1e-6, 1e6),
+        "dt_min_weight": (0, 0.999),
+        "edge_filler_std": (0, 1e6),
+        "edge_lr_mult": (0, 1e6),
     },
     "transform": {"crop_size": (9, 8193), "mean_bgr": (-1e4, 1e4), "scale_factors": (0.01, 100)},
     "solver": {
@@ -66,8 +77,8 @@ def check_bounds(settings: dict[str, dict[str, Any]], where: str) -> None:
         ValueError: One is outside; one line.
     """
     for section, keys in BOUNDS.items():
-        for key, (least, most) in keys.items() if section in settings else ():
-            value = settings[section][key]
+        for key, (least, most) in keys.items():
+            value = settings.get(section, {}).get(key, [])
             for number in value if isinstance(value, list) else [value]:
                 if not least <= number <= most:
                     raise ValueError(

@@ -13,6 +13,7 @@ from repro.documents import document_bytes
 from repro.files import check_name
 from repro.protocol.bounds import check_path
 from repro.protocol.schema import (
+    GROUPS,
     HEADER,
     NUMBER,
     OPTIONAL,
@@ -155,12 +156,17 @@ def _settings(
 
 
 def _felt(settings: dict[str, dict], changes: dict[str, dict]) -> dict[str, dict]:
-    """Picks the overrides that a row feels: those of a section that only some rows have where it is one of these, or where the whole section is given."""
-    return {
-        section: table
+    """Picks the overrides that a row feels: those of keys that only some rows have where it is one of these, or where all of a section or group are given."""
+    sections = {
+        section: dict(table)
         for section, table in changes.items()
         if section not in OPTIONAL or section in settings or table.keys() == OPTIONAL[section].keys()
     }
+    for group in GROUPS.values():
+        given = group.keys() & sections.get("model", {})
+        if given != group.keys() and not group.keys() & settings["model"]:
+            sections["model"] = {key: value for key, value in sections.get("model", {}).items() if key not in given}
+    return sections
 
 
 def _row(
@@ -187,7 +193,7 @@ def _row(
         settings = copy.deepcopy(base.settings) if of else _settings(layers, common, entry, base, where)
         apply(settings, _felt(settings, changes), "--set")
         check(settings, where)
-        if "stage" in settings:
+        if "stage" in settings and settings["stage"]["protocol"] != references.reading[-1].stem:
             references.find("{protocol}/{row}".format(**settings["stage"]), where, "stage")
     metric = entry.get("metric", header["metric"])
     if metric != "mean_iou" and settings and metric not in settings["data"]["class_names"]:
@@ -210,6 +216,20 @@ def _row(
     )
 
 
+def _check_own_stages(name: str, rows: list[Row]) -> None:
+    """Raises ValueError unless every stage that is a row of the same file is trained, and leads back to no row."""
+    trained = {row.id: row.settings.get("stage") for row in rows if row.status == "run" and not row.of}
+    for row_id in trained:
+        passed, stage = [row_id], trained[row_id]
+        while stage and stage["protocol"] == name:
+            if stage["row"] not in trained or stage["row"] in passed:
+                raise ValueError(
+                    f"{name}.toml, row {row_id!r}: stage must be another row that is trained; got {stage['row']!r}; correct it"
+                )
+            passed.append(stage["row"])
+            stage = trained[stage["row"]]
+
+
 def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Protocol:
     layers = _layers(path)
     references = _References((*reading, path))
@@ -220,8 +240,12 @@ def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Pr
         header |= {key: layer.document[key] for key in HEADER if key in layer.document}
 
     rows: list[Row] = []
-    own = next((layer for layer in reversed(layers) if layer.document.get("row")), layers[-1])
-    for entry, written in zip(own.document.get("row", []), own.written, strict=True):
+    entries: list[tuple[dict[str, Any], dict[str, Any]]] = []  # as they read, and with the numbers as they are written
+    for layer in layers:
+        own = list(zip(layer.document.get("row", []), layer.written, strict=True))
+        if own:
+            entries = own if layer.document.get("adds_rows") is not True else entries + own
+    for entry, written in entries:
         row_id = entry.get("id")
         where = f"{path.name}, row {row_id!r}"
         if (
@@ -233,6 +257,7 @@ def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Pr
                 f"{where}: id must be a unique name of letters, digits, - and _; got {row_id!r}; correct it"
             )
         rows.append(_row(layers, common, header, entry, written.get("paper", ""), changes, references, where))
+    _check_own_stages(path.stem, rows)
     if not rows:
         raise ValueError(f"{path.name}: there must be at least one [[row]]; got none; add one")
 
@@ -260,8 +285,8 @@ def load_protocol(table: str, overrides: Iterable[str] = ()) -> Protocol:
 
     Args:
         table: A file's stem in protocols/, or a path ending in .toml.
-        overrides: `--set` texts; they apply after a row's own keys, to every row but for those without the section that is changed: a section that only
-            some rows have is given to the others where all of its keys are.
+        overrides: `--set` texts; they apply after a row's own keys, to every row but for those without the section (or group of keys of `model`) that is changed:
+            one that only some rows have is given to the others where all of its keys are.
 
     Raises:
         ValueError: The file, a key, a type or a value is wrong; one line, with a suggestion where there is one.

@@ -79,6 +79,24 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "bi_rgb_std": NUMBER,  # its width, grey levels
     },
 }
+# Keys of `model` that only some networks have; a row that has one of a group must give all of it.
+GROUPS: dict[str, dict[str, Any]] = {
+    "DeepLab-MSc's branches": {
+        "msc_filters": int,  # of each branch's first two convolutions, at full width
+        "msc_dropout_ratio": NUMBER,
+        "msc_filler_std": NUMBER,  # of these two
+        "msc_score_filler_std": NUMBER,  # of the third
+        "msc_lr_mult": [NUMBER],
+    },
+    "the domain transform": {
+        "dt_num_iter": int,
+        "dt_spatial_sigma": NUMBER,  # pixels
+        "dt_range_sigma": NUMBER,  # the unit of the edge map
+        "dt_min_weight": NUMBER,
+        "edge_filler_std": NUMBER,
+        "edge_lr_mult": [NUMBER],
+    },
+}
 # Keys of a row beside its settings, see Row in repro/protocol/table.py.
 ROW_KEYS = {
     "id": str,
@@ -99,12 +117,15 @@ HEADER = {
     "tolerance": dict,
     "stand_in": str,
     "extends": str,
+    "adds_rows": bool,  # whether the rows stand below those of the extended file, and not in their place
     "note": str,
 }
 STATUS = ("run", "planned", "quoted")
 # How many values the lists of a fixed length hold.
 _LENGTHS = {
-    "model": {"lr_mult": 2, "fc8_lr_mult": 2, "attention_lr_mult": 2, "decay_mult": 2},
+    "model": dict.fromkeys(
+        ("lr_mult", "fc8_lr_mult", "attention_lr_mult", "msc_lr_mult", "edge_lr_mult", "decay_mult"), 2
+    ),
     "transform": {"mean_bgr": 3},
     "synthetic": {"size": 2},
 }
@@ -135,7 +156,11 @@ def kind_name(kind: Any) -> str:
 
 
 def _sections(settings: dict) -> dict[str, dict]:
-    return SCHEMA | {section: keys for section, keys in OPTIONAL.items() if section in settings}
+    """Lists the keys of every section that settings have, with all groups of which they have a key."""
+    model = dict(SCHEMA["model"])
+    for group in GROUPS.values():
+        model |= group if group.keys() & settings.get("model", {}) else {}
+    return SCHEMA | {"model": model} | {section: keys for section, keys in OPTIONAL.items() if section in settings}
 
 
 def apply(settings: dict[str, dict], changes: dict[str, Any], where: str, beside: Iterable[str] = ()) -> None:
@@ -151,6 +176,7 @@ def apply(settings: dict[str, dict], changes: dict[str, Any], where: str, beside
         ValueError: A section or a key is unknown, or a value is of another type.
     """
     sections = _sections(settings | changes)
+    sections["model"] = {key: kind for keys in (SCHEMA["model"], *GROUPS.values()) for key, kind in keys.items()}
     for section, table in changes.items():
         if section not in sections or not isinstance(table, dict):
             known = (*beside, *sections)
@@ -180,7 +206,7 @@ def check(settings: dict[str, dict], where: str) -> None:
         raise ValueError(f"{where}: every key must be given; got none for {', '.join(missing)}; add to [common.*]")
     for section, lengths in _LENGTHS.items():
         for key, length in lengths.items():
-            if section in settings and len(settings[section][key]) != length:
+            if key in settings.get(section, {}) and len(settings[section][key]) != length:
                 raise ValueError(
                     f"{where}: {section}.{key} must have {length} values; got {settings[section][key]}; correct it"
                 )

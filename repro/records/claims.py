@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repro.protocol import Protocol, Row
+from repro.protocol.schema import GROUPS
 from repro.records.store import MEASURED, walk
 from repro.records.verdict import (
     CONTRADICTED,
@@ -81,9 +82,14 @@ def evidence(findings: list[str], printed: Iterable[float | None]) -> str:
     return f"{len(findings)} {'pair' if len(findings) == 1 else 'pairs'}: {', '.join(counted)}{beside}"
 
 
+def is_other_network(row: Row) -> bool:
+    """Tells whether a row that runs is no cell of the paper's grid, though its scales and merge may be a cell's: DeepLab-MSc, or one with a domain transform."""
+    return any(key in row.settings["model"] for group in GROUPS.values() for key in group)
+
+
 def _pairs(protocol: Protocol) -> list[tuple[str, list[tuple[Row, Row]]]]:
     """Lists the paper's orderings as pairs (the row that should be higher, the row below it)."""
-    rows = [row for row in protocol.rows if row.status == "run"]
+    rows = [row for row in protocol.rows if row.status == "run" and not is_other_network(row)]
     grid = {
         (
             tuple(r.settings["model"]["scales"]),

@@ -8,12 +8,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.models import MultiScale, build
+from repro.models.build import lr_mult_key
 from repro.records.store import walk
 
 BACKWARD = 2  # a convolution's backward pass makes the forward's operations twice: for its input and for its weight
@@ -37,12 +39,44 @@ def meta_network(settings: dict[str, dict]) -> MultiScale:
     return _network(*_key(settings))
 
 
+class Layer(NamedTuple):
+    """A convolution over one scale of one image: its name, the elements of its output, and its floating-point operations."""
+
+    name: str
+    elements: int
+    flops: int
+
+
 @functools.cache
-def _forward_flops(model: str, num_classes: int, side: int) -> float:
+def _forward(model: str, num_classes: int, side: int) -> tuple[float, tuple[Layer, ...]]:
+    """Counts the operations of a forward pass, and lists its convolutions in their order."""
     network = _network(model, num_classes)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, 3, side, side, device="meta"))
-    return counter.get_total_flops()
+    layers: list[Layer] = []
+
+    def seen(name: str, module: nn.Conv2d, output: torch.Tensor) -> None:
+        layers.append(Layer(name, output.numel(), 2 * output.numel() * module.weight[0].numel()))
+
+    hooks = [
+        module.register_forward_hook(lambda module, _, output, name=name: seen(name, module, output))
+        for name, module in network.convolutions().items()
+    ]
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.empty(1, 3, side, side, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counter.get_total_flops(), tuple(layers)
+
+
+def layers_of(settings: dict[str, dict], side: int) -> tuple[Layer, ...]:
+    """Lists the convolutions of one image of `side` x `side` pixels, all scales, in their order."""
+    return _forward(*_key(settings), side)[1]
+
+
+def is_fixed(settings: dict[str, dict], layer: str) -> bool:
+    """Tells whether a row's training keeps a layer as it is."""
+    return not any(settings["model"][lr_mult_key(layer)])  # none for weight and bias
 
 
 def forward_flops(settings: dict[str, dict], phase: str) -> float:
@@ -52,7 +86,17 @@ def forward_flops(settings: dict[str, dict], phase: str) -> float:
         settings: A row's.
         phase: "transform" for the training crop, "test" for the test crop.
     """
-    return _forward_flops(*_key(settings), settings[phase]["crop_size"])
+    return _forward(*_key(settings), settings[phase]["crop_size"])[0]
+
+
+def learned_flops(settings: dict[str, dict]) -> float:
+    """Counts the operations of those convolutions of a training image's forward pass that are not kept fixed: only these have a backward pass."""
+    fixed = [
+        layer.flops
+        for layer in layers_of(settings, settings["transform"]["crop_size"])
+        if is_fixed(settings, layer.name)
+    ]
+    return forward_flops(settings, "transform") - sum(fixed)
 
 
 def crf_flops(settings: dict[str, dict]) -> float:
@@ -86,8 +130,9 @@ def flops(settings: dict[str, dict], train: int, test: int) -> float:
         train: Images that pass through in training.
         test: Images that are tested; each counts as one test crop.
     """
+    training = forward_flops(settings, "transform") + BACKWARD * learned_flops(settings)
     tested = forward_flops(settings, "test") + crf_flops(settings)
-    return (1 + BACKWARD) * forward_flops(settings, "transform") * train + tested * test
+    return training * train + tested * test
 
 
 def row_flops(settings: dict[str, dict], tested: int | None = None) -> float:

@@ -93,7 +93,7 @@ def plan_lines(
         lines.append(f"settings of {table}:")
         lines += [f"  {section}.{key} = {json.dumps(settings[section][key])}" for section, key in shared]
         lines.append(
-            f"rows of {table}, with their cost (training: 3 x forward x images; test: forward and CRF x images):"
+            f"rows of {table}, with their cost (training: 3 x forward x images, of fixed layers 1 x; test: forward and CRF x images):"
         )
         for row_id, found in rows.items():
             settings = found[0].row.settings

@@ -7,32 +7,13 @@ import os
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from repro.device import Compute
-from repro.run.cost import meta_network
+from repro.run.cost import is_fixed, layers_of, meta_network
 from repro.run.plan import Job
 
 _FLOAT = 4  # bytes
 _GIB = 2**30
-
-
-def map_sizes(settings: dict[str, dict], side: int) -> list[int]:
-    """Lists the elements of every convolution's output for one image of `side` x `side` pixels, all scales, in their order."""
-    sizes: list[int] = []
-    network = meta_network(settings)
-    hooks = [
-        module.register_forward_hook(lambda _, __, output: sizes.append(output.numel()))
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    try:
-        with torch.no_grad():
-            network(torch.empty(1, 3, side, side, device="meta"))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sizes
 
 
 def crf_elements(settings: dict[str, dict]) -> int:
@@ -47,19 +28,23 @@ def crf_elements(settings: dict[str, dict]) -> int:
 def least_bytes(settings: dict[str, dict], workers: int = 0) -> int:
     """Counts the bytes that a row needs at the very least; what it really needs may be twice as much.
 
-    Training keeps the output of every convolution after its ReLU for the backward pass; a test holds a layer's input and output at a time, and beside
-    the network the CRFs of as many workers. Parameters, gradients and momentum come to it.
+    Training keeps the output of every convolution that is not kept fixed, after its ReLU, for the backward pass, and with a domain transform the enlarged scores
+    and the filtered ones; a test holds a layer's input and output at a time, and beside the network the CRFs of as many workers. Parameters, gradients and
+    momentum come to it.
 
     Args:
         settings: The row's.
         workers: Threads that run the CRF beside the network; 0 runs it between two batches.
     """
-    solver, test = settings["solver"], settings["test"]
+    solver, test, crop = settings["solver"], settings["test"], settings["transform"]["crop_size"]
     parameters = 3 * sum(parameter.numel() for parameter in meta_network(settings).parameters())
     trained = 0
     if solver["max_iter"] > 0:
-        trained = solver["batch_size"] * sum(map_sizes(settings, settings["transform"]["crop_size"]))
-    network, refined = test["batch_size"] * 2 * max(map_sizes(settings, test["crop_size"])), crf_elements(settings)
+        kept = [layer.elements for layer in layers_of(settings, crop) if not is_fixed(settings, layer.name)]
+        filtered = 2 * len(settings["data"]["class_names"]) * crop**2 if "dt_num_iter" in settings["model"] else 0
+        trained = solver["batch_size"] * (sum(kept) + filtered)
+    network = test["batch_size"] * 2 * max(layer.elements for layer in layers_of(settings, test["crop_size"]))
+    refined = crf_elements(settings)
     tested = network + workers * refined if workers else max(network, refined)
     return _FLOAT * (parameters + max(trained, tested))
 

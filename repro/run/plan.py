@@ -71,7 +71,7 @@ class Plan:
                     raise ValueError(
                         f"{protocol.name}: --row must name a row that runs; got {row.id}, which is {row.status} ({row.why}); choose another"
                     )
-        jobs = [self.stage_job(row) for _, row in rows if stage_of(row)]
+        jobs = [stage for _, row in rows for stage in self._stage_jobs(row)]
         jobs += [Job(protocol, row, seed) for seed in self.seeds for protocol, row in rows]
         unique: dict[tuple[str, str, int], Job] = {}
         for job in jobs:
@@ -80,13 +80,12 @@ class Plan:
         self._check_overrides()
 
     def _check_overrides(self) -> None:
-        """Raises ValueError where an override changes none of the rows: its section is one that only some rows have."""
+        """Raises ValueError where an override changes none of the rows: its key is one that only some rows have."""
         changed = {key for protocol in self.tables for key in protocol.overrides}
         known = {f"{s}.{key}" for job in self.jobs for s, table in job.row.settings.items() for key in table}
-        for section, _, key in (name.partition(".") for name in sorted(changed - known)) if self.jobs else ():
+        for name in sorted(changed - known) if self.jobs else ():
             raise ValueError(
-                f"--set: {section}.{key} must change a row that has [{section}]; got none among the rows asked for; give every key of "
-                f"{section}, or choose other rows"
+                f"--set: {name} must change a row that has such a key; got none among the rows asked for; give every key that goes with it, or choose other rows"
             )
 
     def protocol(self, table: str) -> Protocol:
@@ -101,13 +100,22 @@ class Plan:
         return [load_protocol(file) for file in files if not is_shipped(Path(file).stem)]
 
     def named(self, name: str) -> tuple[Protocol, Row]:
-        """Finds the row "TABLE/ROW"."""
+        """Finds the row "TABLE/ROW"; a table of one's own, which was asked for by its file, has its name too."""
         table, _, row_id = name.partition("/")
-        return self.protocol(table), self.protocol(table).row(row_id)
+        read = {protocol.name: protocol for protocol in self._protocols.values()}
+        protocol = read.get(table) or self.protocol(table)
+        return protocol, protocol.row(row_id)
 
     def trained(self, protocol: Protocol, row: Row) -> tuple[Protocol, Row]:
         """Finds the row whose records a row shows: itself, unless it is another table's."""
         return self.named(row.of) if row.of else (protocol, row)
+
+    def _stage_jobs(self, row: Row) -> list[Job]:
+        """Lists the stages that a row needs, the first one to be trained first: the stage of its stage, and its own."""
+        if not stage_of(row):
+            return []
+        job = self.stage_job(row)
+        return [*self._stage_jobs(job.row), job]
 
     def stage_job(self, row: Row) -> Job:
         """Makes the job of the stage that a row starts from."""
@@ -182,8 +190,10 @@ def list_lines(tables: Iterable[str], out: Path, seeds: Sequence[int]) -> list[s
     stages = dict.fromkeys(
         stage["protocol"] for p in protocols for row in p.rows if (stage := row.settings.get("stage"))
     )
+    # A row of a table may be a stage too; only what is nothing else is listed as one.
+    stages = [name for name in stages if name not in (*PAPER, *(protocol.name for protocol in protocols))]
     lines = []
-    for protocol in [*(load_protocol(name) for name in stages if name not in tables), *protocols]:
+    for protocol in [*map(load_protocol, stages), *protocols]:
         kind = "view" if protocol.view else "stage" if protocol.name in stages else f"{len(protocol.runnable)} rows run"
         lines.append(f"{protocol.name}: {protocol.title} ({kind})")
         wide = max(len(row.id) for row in protocol.rows)

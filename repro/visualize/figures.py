@@ -100,7 +100,7 @@ def _draw_data_set(
         )
     )
     seen = {one.key: _look_at(one, shown, device) for one in firsts}
-    baseline = next((one for one in firsts if not one.drawn), None)
+    baseline = next((one for one in firsts if not one.drawn and "msc_filters" not in one.model), None)
     painter = Painter(folder, runs, choices, flat)
     drawn = [one for one in firsts if one.drawn]
     before = seen[baseline.key] if baseline else None

@@ -1,0 +1,176 @@
+// The domain transform on the CPU, image by image, in place in the result. One visit of a row filters it from left to
+// right and back: a task owns rows. One visit of a block of columns filters it from top to bottom and back: a task owns
+// blocks, as wide as its cache holds. The weights of all iterations are made once, for all channels. Bytes: in each
+// iteration the map twice read and twice written. Every element is computed in Caffe's order, whoever computes it.
+#include "shared/domain_transform.h"
+
+#include <ATen/Parallel.h>
+
+#include "recursion.h"
+#include "rows.h"
+
+namespace repro {
+
+namespace {
+
+template <class T, class W>
+REPRO_INLINE void filter_row(const T* x, const acc_t<T>* w, const Extent& extent, int64_t C, acc_t<T>* y, W rows) {
+  using Acc = acc_t<T>;
+  constexpr int R = rows();
+  const int64_t stride = extent.map.W;
+  const int64_t width = extent.valid.W;
+  for_blocks<Acc>(C, [&](auto lanes, const auto& offsets) REPRO_LAMBDA {
+    using Value = decltype(lanes);
+    constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
+    Value last[R][V];
+    const auto step = [&](const auto* from, int64_t p, int64_t link, bool first) REPRO_LAMBDA {
+      for (int r = 0; r < R; ++r) {
+        const int64_t e = (r * stride + p) * C;
+        Value value[V];
+        for (int v = 0; v < V; ++v) get(value[v], from + e + offsets[v]);
+        const Acc weight = first ? Acc(0) : w[r * stride + link];
+        for (int v = 0; v < V; ++v) last[r][v] = first ? value[v] : value[v] + weight * (last[r][v] - value[v]);
+        for (int v = 0; v < V; ++v) put(y + e + offsets[v], last[r][v]);
+      }
+    };
+    step(x, 0, 0, true);
+    for (int64_t p = 1; p < width; ++p) step(x, p, p, false);
+    for (int64_t p = width - 2; p >= 0; --p) step(y, p, p + 1, false);
+  });
+}
+
+template <class T>
+REPRO_CLONES void rows_task(const T* x, const acc_t<T>* w, const Extent& extent, int64_t C, int64_t begin, int64_t end,
+                            acc_t<T>* y) {
+  for_pairs(begin, end, [&](int64_t r, auto rows) REPRO_LAMBDA {
+    const int64_t e = r * extent.map.W * C;
+    filter_row(x + e, w + r * extent.map.W, extent, C, y + e, rows);
+  });
+}
+
+template <class Acc>
+REPRO_CLONES void columns_task(const Acc* w, const Extent& extent, int64_t C, int64_t begin, int64_t end, Acc* map) {
+  const int64_t elements = (end - begin) * C;
+  const int64_t stride = extent.map.W * C;
+  std::vector<Acc> weights(elements + kLanes);
+  const auto step = [&](int64_t h, int64_t beside, int64_t link) REPRO_LAMBDA {
+    spread(w + link * extent.map.W + begin, end - begin, C, weights.data());
+    Acc* const row = map + h * stride + begin * C;
+    const Acc* const last = map + beside * stride + begin * C;
+    for_elements<Acc>(elements, [&](int64_t e, auto value) REPRO_LAMBDA {
+      auto before = value;
+      auto weight = value;
+      get(value, row + e);
+      get(before, last + e);
+      get(weight, weights.data() + e);
+      value = value + weight * (before - value);
+      put(row + e, value);
+    });
+  };
+  for (int64_t h = 1; h < extent.valid.H; ++h) step(h, h - 1, h);
+  for (int64_t h = extent.valid.H - 2; h >= 0; --h) step(h, h + 1, h + 1);
+}
+
+template <class T>
+void weights_task(const T* edge, const Extent& extent, const EdgeWeight<acc_t<T>>& weight, int64_t row,
+                  acc_t<T>* weights) {
+  const int64_t first = row * extent.map.W;
+  for (int64_t p = first; p < first + extent.valid.W; ++p) weights[p] = weight(load(edge[p]));
+}
+
+template <class From, class To>
+REPRO_CLONES void copy_elements(const From* from, int64_t count, To* to) {
+  for_elements<acc_t<From>>(count, [&](int64_t e, auto lanes) REPRO_LAMBDA {
+    get(lanes, from + e);
+    put(to + e, lanes);
+  });
+}
+
+}  // namespace
+
+template <class T>
+void make_weights(const T* edge, const Extent& extent, const Filter& filter, acc_t<T>* weights) {
+  std::vector<EdgeWeight<acc_t<T>>> of;
+  for (int64_t i = 0; i < filter.num_iter; ++i) of.emplace_back(filter, i);
+  const int64_t positions = extent.map.H * extent.map.W;
+  at::parallel_for(0, filter.num_iter * extent.valid.H, rows_per_task(16 * extent.valid.W),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t r = begin; r < end; ++r) {
+                       const int64_t i = r / extent.valid.H;
+                       weights_task(edge, extent, of[i], r % extent.valid.H, weights + i * positions);
+                     }
+                   });
+}
+
+template <class T>
+void filter_rows(const T* x, const acc_t<T>* w, const Extent& extent, int64_t C, acc_t<T>* y) {
+  if (extent.valid.W == 0) return;
+  at::parallel_for(0, extent.valid.H, rows_per_task(extent.valid.W * C),
+                   [&](int64_t begin, int64_t end) { rows_task(x, w, extent, C, begin, end, y); });
+}
+
+template <class Acc>
+void filter_columns(const Acc* w, const Extent& extent, int64_t C, Acc* map) {
+  const int64_t wide = columns_at_once(extent.valid.H * C, sizeof(Acc));
+  at::parallel_for(0, ceil_div(extent.valid.W, wide), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b)
+      columns_task(w, extent, C, b * wide, std::min((b + 1) * wide, extent.valid.W), map);
+  });
+}
+
+template <class From, class To>
+void copy_outside(const From* from, const Extent& extent, int64_t C, To* to) {
+  if (extent.valid == extent.map) return;
+  const int64_t stride = extent.map.W * C;
+  at::parallel_for(0, extent.map.H, rows_per_task(stride), [&](int64_t begin, int64_t end) {
+    for (int64_t h = begin; h < end; ++h) {
+      const int64_t kept = h < extent.valid.H ? extent.valid.W * C : 0;
+      copy_elements(from + h * stride + kept, stride - kept, to + h * stride + kept);
+    }
+  });
+}
+
+template <class T>
+void round_map(const acc_t<T>* from, int64_t count, T* to) {
+  at::parallel_for(0, count, rows_per_task(1),
+                   [&](int64_t begin, int64_t end) { copy_elements(from + begin, end - begin, to + begin); });
+}
+
+template <class T>
+void domain_transform(Cpu, const T* x, const T* edge, const int64_t* valid_size, Size size, int64_t N, int64_t C,
+                      const Filter& filter, acc_t<T>* weights, acc_t<T>* map, T* y) {
+  using Acc = acc_t<T>;
+  const int64_t positions = size.H * size.W;
+  for (int64_t n = 0; n < N; ++n, x += positions * C, edge += positions, y += positions * C) {
+    const Extent extent(size, valid_size, n);
+    Acc* to = map;
+    if constexpr (std::is_same_v<T, Acc>) to = y;
+    make_weights(edge, extent, filter, weights);
+    copy_outside(x, extent, C, to);
+    for (int64_t i = 0; i < filter.num_iter; ++i) {
+      const Acc* const w = weights + i * positions;
+      if (i == 0)
+        filter_rows(x, w, extent, C, to);
+      else
+        filter_rows<Acc>(to, w, extent, C, to);
+      filter_columns(w, extent, C, to);
+    }
+    if constexpr (!std::is_same_v<T, Acc>) round_map(to, positions * C, y);
+  }
+}
+
+#define INSTANTIATE(T)                                                                                              \
+  template void make_weights<T>(const T*, const Extent&, const Filter&, acc_t<T>*);                                 \
+  template void filter_rows<T>(const T*, const acc_t<T>*, const Extent&, int64_t, acc_t<T>*);                       \
+  template void copy_outside<T, acc_t<T>>(const T*, const Extent&, int64_t, acc_t<T>*);                             \
+  template void round_map<T>(const acc_t<T>*, int64_t, T*);                                                         \
+  template void domain_transform<T>(Cpu, const T*, const T*, const int64_t*, Size, int64_t, int64_t, const Filter&, \
+                                    acc_t<T>*, acc_t<T>*, T*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+INSTANTIATE(bfloat16)
+INSTANTIATE(float16)
+template void filter_columns<float>(const float*, const Extent&, int64_t, float*);
+template void filter_columns<double>(const double*, const Extent&, int64_t, double*);
+
+}  // namespace repro
