@@ -200,8 +200,9 @@ void confusion_matrix(Cuda, const L* prediction, const L* label, int64_t pixels,
 // K_pos filters with a Gaussian of the positions (x, y) / pos_xy_std, K_bi with one of (x, y) / bi_xy_std and
 // (colour) / bi_rgb_std, both by the permutohedral lattice (shared/permutohedral.h), divided by what they make of ones,
 // plus 1e-20. All is float32, and the e^x that of shared/exponential.h's crf_exponential.
-//   log_prob     (N, C, H, W), C >= 1, finite
+//   log_prob     (N, C, H, W), 1 <= C <= kMostCrfClasses, finite
 //   image        (N, 3, H, W) uint8 or float, finite; H*W <= kMostCrfPixels
+//   scratch      dense_crf_scratch bytes, aligned to 256. (Cpu takes what the image's lattice needs for itself.)
 //   probability  (N, C, H, W)    output
 // Vertices' sums go over the pixels in their order, as Caffe's do, so that the results are Caffe's.
 // Caffe: src/caffe/layers/densecrf_layer.cpp, src/caffe/util/densecrf_pairwise.cpp and permutohedral.cpp.
@@ -214,9 +215,15 @@ struct DenseCrf {
   float bi_xy_std;
   float bi_rgb_std;
 };
-constexpr int64_t kMostCrfPixels = 1 << 28;  // six vertices each are numbered in 32 bits
+constexpr int64_t kMostCrfPixels = 1 << 27;  // their vertices' slots in a hash table are numbered in 32 bits
+constexpr int64_t kMostCrfClasses = 4096;    // a pixel's scores are in shared memory together
+constexpr int64_t dense_crf_scratch(Cpu, Size, int64_t) { return 0; }
+int64_t dense_crf_scratch(Cuda, Size size, int64_t C);
 template <class I>
 void dense_crf(Cpu, const float* log_prob, const I* image, Size size, int64_t N, int64_t C, const DenseCrf& crf,
-               float* probability);
+               void* scratch, float* probability);
+template <class I>
+void dense_crf(Cuda, const float* log_prob, const I* image, Size size, int64_t N, int64_t C, const DenseCrf& crf,
+               void* scratch, float* probability);
 
 }  // namespace repro

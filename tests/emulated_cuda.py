@@ -187,3 +187,28 @@ class Emulated:
         arguments = (*maps, long(num_classes), long(ignore_label), *outputs)
         self._run(int(label.numel() > 0), "confusion_matrix", [counts, outside], *arguments)
         return counts, outside
+
+    def dense_crf(self, log_prob, image, iterations, pos_w, pos_xy_std, bi_w, bi_xy_std, bi_rgb_std):
+        log_prob, image = dense(log_prob), dense(image)
+        n, c, *size = log_prob.shape
+        probability = unwritten(log_prob.shape, torch.float32)
+        self.library.dense_crf_scratch.restype = ctypes.c_int64
+        scratch = torch.full((self.library.dense_crf_scratch(sizes(size), long(c)),), 255, dtype=torch.uint8)
+        numbers = (ctypes.c_float * 5)(pos_w, pos_xy_std, bi_w, bi_xy_std, bi_rgb_std)
+        arguments = (
+            int(image.dtype == torch.float32),
+            pointer(log_prob),
+            pointer(image),
+            sizes(size),
+            long(n),
+            long(c),
+        )
+        terms = iterations > 0 and pos_w > 0, iterations > 0 and bi_w > 0
+        build, step = (7 + 4, 7 + 7), (4, 7)  # of positions, of positions and colours: launches, of which filters
+        launches = (n > 0) * terms[0] * build[0] + n * (terms[1] * build[1] + 1)
+        launches += n * iterations * (1 + terms[0] * step[0] + terms[1] * step[1])
+        self._run(
+            launches, "dense_crf", [probability],
+            *arguments, long(iterations), numbers, pointer(scratch), pointer(probability),
+        )  # fmt: skip
+        return probability

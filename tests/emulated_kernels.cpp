@@ -109,4 +109,15 @@ void confusion_matrix(int wide, void* prediction, void* label, int64_t pixels, i
   wide ? run(as<const int64_t>(prediction), as<const int64_t>(label))
        : run(as<const uint8_t>(prediction), as<const uint8_t>(label));
 }
+
+int64_t dense_crf_scratch(const int64_t* size, int64_t C) { return repro::dense_crf_scratch(Cuda{}, pair(size), C); }
+
+void dense_crf(int wide, void* log_prob, void* image, const int64_t* size, int64_t N, int64_t C, int64_t iterations,
+               const float* numbers, void* scratch, float* probability) {
+  const repro::DenseCrf crf{iterations, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]};
+  const auto run = [&](const auto* colours) {
+    repro::dense_crf(Cuda{}, as<float>(log_prob), colours, pair(size), N, C, crf, scratch, probability);
+  };
+  wide ? run(as<const float>(image)) : run(as<const uint8_t>(image));
+}
 }

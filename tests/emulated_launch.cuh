@@ -117,7 +117,16 @@ Value atomicAdd(Value* to, Value value) {
   return before;
 }
 
+template <class Value>
+Value atomicCAS(Value* at, Value expected, Value value) {
+  const Value before = *at;
+  if (before == expected) *at = value;
+  return before;
+}
+
 namespace repro {
+
+constexpr int64_t kMostBlocks = 5;  // so that threads do go on
 
 template <class... Parameters, class... Arguments>
 void launch(Cuda, int64_t blocks, int threads, void (*kernel)(Parameters...), const Arguments&... arguments) {

@@ -7,13 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_as_exact_as_reference, assert_close, assert_equals_caffe, golden
 from emulated_cuda import MODES, emulated_kernels
 from torch.utils.cpp_extension import include_paths
 
-from repro.ops import reference
+from repro.ops import dense_crf, reference
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
@@ -354,3 +355,36 @@ def test_confusion_matrix(emulated, pixels, offset, num_classes, label_type):
     expected, expected_outside = reference.confusion_matrix(prediction, label, num_classes)
     assert torch.equal(counts, expected)
     assert outside == expected_outside
+
+
+CRF_SETTING = (3, 3, 5, 50, 10)
+
+
+def test_dense_crf_equals_caffe_bit_for_bit(emulated):
+    caffe = golden("dense_crf.npz")
+    scores, image = (torch.tensor(caffe[f"c3_24x32/{name}"]) for name in ("unary_logprob", "image_bgr_u8"))
+    found = emulated.dense_crf(scores, image, 1, *CRF_SETTING)
+    assert np.array_equal(found.numpy(), caffe["c3_24x32/prob_iter1"])
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "size", "iterations", "setting"),
+    [
+        (2, 5, (7, 9), 2, CRF_SETTING),
+        (1, 90, (3, 5), 1, CRF_SETTING),  # more classes of a tile's pixels than one block's threads
+        (1, 2, (12, 13), 1, (2, 1e4, 3, 1e4, 1e4)),  # one simplex: a vertex has more pixels than a block threads
+        (1, 3, (5, 6), 2, (3, 3, 0, 50, 10)),
+        (2, 3, (5, 6), 1, (0, 3, 5, 50, 10)),
+        (1, 2, (1, 1), 2, CRF_SETTING),
+        (2, 4, (3, 4), 0, CRF_SETTING),
+        (0, 4, (3, 4), 2, CRF_SETTING),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("wide", [False, True], ids=["uint8", "float32"])
+def test_dense_crf_gives_the_bits_of_the_cpu(emulated, n, c, size, iterations, setting, wide):
+    scores = torch.randn(n, c, *size)
+    image = torch.randint(0, 256, (n, 3, *size), dtype=torch.uint8)
+    image = image - torch.tensor(104.25) if wide else image
+    found = emulated.dense_crf(scores, image, iterations, *setting)
+    assert torch.equal(found, dense_crf(scores, image, iterations, *setting))  # which equals Caffe

@@ -10,6 +10,7 @@ from repro.ops import reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # forward mode's own
 LABELS = torch.zeros(2, 4, 5, dtype=torch.uint8)
+IMAGE = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
 CALLS = {
     "interp": lambda x: ops.interp(x, (7, 7)).sum(),
     "interp_backward": lambda x: torch.ops.repro.interp_backward(x, (3, 3)).sum(),
@@ -51,6 +52,7 @@ def test_torch_func_is_refused(name):
     [
         *CALLS.items(),
         ("predict", lambda x: ops.predict([x], mode="average")[0]),
+        ("dense_crf", lambda x: ops.dense_crf(x, IMAGE, 1, 3, 3, 5, 50, 10)),
         ("confusion_matrix", lambda x: ops.confusion_matrix(x.argmax(1), LABELS, 3)[0]),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import assert_close
 
-from repro.ops import confusion_matrix, interp, merge_scores, predict, segmentation_loss
+from repro.ops import confusion_matrix, dense_crf, interp, merge_scores, predict, segmentation_loss
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,6 +18,7 @@ def test_inductor_compiles_every_op_without_a_graph_break(device, tmp_path, monk
     scores = [torch.randn(2, 7, *hw, device=device, requires_grad=True) for hw in ((9, 9), (7, 6), (5, 5))]
     logits = torch.randn(2, 3, 9, 9, device=device, requires_grad=True)
     labels = torch.randint(0, 7, (2, 65, 65), dtype=torch.uint8, device=device)
+    image = torch.randint(0, 256, (2, 3, 17, 17), dtype=torch.uint8, device=device)
 
     def train(scores, logits):
         merged, weights = merge_scores([score * 1.5 for score in scores], logits.relu())
@@ -26,7 +27,8 @@ def test_inductor_compiles_every_op_without_a_graph_break(device, tmp_path, monk
 
     def test(scores, logits):
         predicted, probability = predict([score * 2 for score in scores], logits, size=(65, 65), probability=True)
-        return *confusion_matrix(predicted, labels, 7), probability + 1
+        labelled = dense_crf(interp(scores[0], (17, 17)) * 2, image, 2, 3, 3, 5, 50, 10).argmax(dim=1)
+        return *confusion_matrix(predicted, labels, 7), probability + 1, labelled
 
     losses = [step(scores, logits) for step in (train, torch.compile(train, fullgraph=True))]
     assert_close(losses[1], losses[0], 1e-6)

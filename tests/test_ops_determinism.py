@@ -53,6 +53,12 @@ def confusion_matrix(dtype, images):
     return [*ops.confusion_matrix(prediction, label, 21)]
 
 
+def dense_crf(dtype, images):
+    scores = torch.randn(images, 21, 96, 96, dtype=dtype).double()
+    image = torch.randint(0, 256, (images, 3, 96, 96), dtype=torch.uint8)
+    return [ops.dense_crf(scores, image, 2, 3, 3, 5, 50, 50)]
+
+
 OPS = {
     "interp": interp,
     "merge_scores-attention": lambda dtype, images: merge_scores(dtype, images, "attention"),
@@ -61,6 +67,7 @@ OPS = {
     "predict": predict,
     "segmentation_loss": segmentation_loss,
     "confusion_matrix": confusion_matrix,
+    "dense_crf": dense_crf,
 }
 CASES = [(torch.float32, 1), (torch.float32, 3), (torch.float64, 1), (torch.bfloat16, 1), (torch.float16, 1)]
 

@@ -19,6 +19,10 @@ CALLS = {
         ([HERE, HERE], ELSEWHERE, "attention", (3, 3), (3, 3), True),
     ),
     "segmentation_loss": ((HERE, LABELS.to("meta"), 1, 255), (ELSEWHERE, LABELS, 1, 255)),
+    "dense_crf": (
+        (HERE, ELSEWHERE[:, :1].expand(1, 3, 3, 3), 1, 3.0, 3.0, 5.0, 50.0, 10.0),
+        (ELSEWHERE, HERE[:, :1].expand(1, 3, 3, 3), 1, 3.0, 3.0, 5.0, 50.0, 10.0),
+    ),
     "confusion_matrix": ((LABELS, LABELS.to("meta"), 3, 255), (LABELS.to("meta"), LABELS, 3, 255)),
 }
 CASES = pytest.mark.parametrize(

@@ -41,8 +41,8 @@ Tensor dense_crf_op(const Tensor& log_prob, const Tensor& image, int64_t iterati
   const auto dtype = log_prob.scalar_type();
   TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble, op, ": log_prob must be float32 or float64; got ",
                     dtype, "; convert it with .to(torch.float32)");
-  TORCH_CHECK_VALUE(log_prob.size(1) >= 1, op, ": log_prob must have at least one class; got shape ", log_prob.sizes(),
-                    "; check the channels");
+  TORCH_CHECK_VALUE(log_prob.size(1) >= 1 && log_prob.size(1) <= kMostCrfClasses, op, ": log_prob must have 1 to ",
+                    kMostCrfClasses, " classes; got shape ", log_prob.sizes(), "; check the channels");
   TORCH_CHECK_VALUE(image.scalar_type() == at::kByte || image.scalar_type() == at::kFloat, op,
                     ": image must be uint8 or float32; got ", image.scalar_type(),
                     "; convert it with .to(torch.float32)");
@@ -77,12 +77,15 @@ Tensor dense_crf_op(const Tensor& log_prob, const Tensor& image, int64_t iterati
                      {x / crf.bi_xy_std, y / crf.bi_xy_std, colour, colour, colour});
   const Tensor pixels = dense(image);
   const Tensor probability = empty_map(N, C, size, scores.options());
+  const Tensor scratch = at::empty({dense_crf_scratch(on.device, size, C)}, scores.options().dtype(at::kByte));
+  const auto run = [&](const auto* colours) {
+    dense_crf(on.device, scores.const_data_ptr<float>(), colours, size, N, C, crf, scratch.mutable_data_ptr(),
+              probability.mutable_data_ptr<float>());
+  };
   if (image.scalar_type() == at::kByte)
-    dense_crf(on.device, scores.const_data_ptr<float>(), pixels.const_data_ptr<uint8_t>(), size, N, C, crf,
-              probability.mutable_data_ptr<float>());
+    run(pixels.const_data_ptr<uint8_t>());
   else
-    dense_crf(on.device, scores.const_data_ptr<float>(), pixels.const_data_ptr<float>(), size, N, C, crf,
-              probability.mutable_data_ptr<float>());
+    run(pixels.const_data_ptr<float>());
   return probability;
 }
 

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from repro.bench.lattice import dense_crf
+
+__all__ = ["confusion_matrix", "dense_crf", "interp", "merge_scores", "predict", "segmentation_loss"]
+
 
 def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """See repro.ops.interp."""
