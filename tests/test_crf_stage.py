@@ -88,6 +88,14 @@ def test_workers_change_nothing(items, workers):  # noqa: F811
     )
     assert np.array_equal(here.confusion, beside.confusion)
     assert np.array_equal(here.before_crf, beside.before_crf)
+    one_by_one, ahead = (
+        [one for batch in label_maps(Known(), items * 2, settings_for(batch_size=1), compute) for one in batch]
+        for compute in (CPU, Compute(torch.device("cpu"), workers=workers))
+    )
+    assert [one.image.item for one in ahead] == items * 2  # in the list's order
+    for first, second in zip(one_by_one, ahead, strict=True):
+        assert torch.equal(first.labels, second.labels)
+        assert torch.equal(first.before_crf, second.before_crf)
     assert threading.active_count() == before
 
 
