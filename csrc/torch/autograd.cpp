@@ -337,8 +337,8 @@ TORCH_LIBRARY_IMPL(repro, Autograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(repro, FuncTorchBatched, m) {
-  for (const char* op : {"interp", "interp_backward", "merge_scores", "merge_scores_backward", "predict",
-                         "segmentation_loss", "confusion_matrix", "dense_crf", "domain_transform",
-                         "domain_transform_backward"})
+  for (const char* op :
+       {"interp", "interp_backward", "merge_scores", "merge_scores_backward", "predict", "segmentation_loss",
+        "confusion_matrix", "dense_crf", "domain_transform", "domain_transform_backward"})
     m.impl(op, torch::CppFunction::makeFromBoxedFunction<&repro::refuse_vmap>());
 }
