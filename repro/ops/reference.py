@@ -258,7 +258,8 @@ def domain_transform(
     whole = x.to(wide)
     sizes = [x.shape[2:]] * x.shape[0] if valid_size is None else valid_size.tolist()
     images = []
-    for image, guide, (height, width) in zip(whole.split(1), edge.to(wide).split(1), sizes, strict=True):
+    for n, (height, width) in enumerate(sizes):
+        image, guide = whole[n : n + 1], edge[n : n + 1].to(wide)
         if height == 0 or width == 0:
             images.append(image)
             continue
