@@ -12,6 +12,7 @@ PROGRAMS = {
     "evaluate": ("repro.evaluate.__main__", "scores label maps, whoever made them"),
     "data": ("repro.data.__main__", "lays data sets out as the protocols expect them"),
     "export": ("repro.export", "a training snapshot as Caffe's files"),
+    "caffe": ("repro.caffe.__main__", "trains, tests, times and draws Caffe's own prototxts as they stand"),
     "weights": ("caffe_weights.__main__", "lists, converts, compares and writes Caffe's files"),
     "bench": ("repro.bench.__main__", "the operators against PyTorch"),
 }

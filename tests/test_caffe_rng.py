@@ -103,3 +103,14 @@ def test_dropout_mask_keeps_everything_at_ratio_0_and_draws_all_the_same():
     rng = Script(2**32 - 1, 5)
     assert dropout_mask((1,), 0.0, rng).tolist() == [True]
     assert rng.left == [5]
+
+
+def test_a_generator_goes_on_from_its_state():
+    rng = CaffeRNG(5)
+    rng.skip(700)
+    words, index = rng.state()
+    kept = words.copy(), index
+    expected = rng.draw(2000)
+    other = CaffeRNG(6)
+    other.set_state(*kept)
+    np.testing.assert_array_equal(other.draw(2000), expected)

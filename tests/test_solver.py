@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from repro.models.layers import convolution
 from repro.ops import segmentation_loss
-from repro.solver.sgd import Solver, learning_rate
+from repro.solver.lr_policy import learning_rate, rate_drops
+from repro.solver.sgd import Solver
 
 CAFFE = golden("solver.npz")
 TABLE = {
@@ -99,8 +100,32 @@ def test_rates_by_hand():
     assert [learning_rate(step, i) for i in (0, 1999, 2000, 5999)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
     assert learning_rate(TABLE | {"lr_policy": "poly"}, 10) == pytest.approx(0.02 * 0.5**0.9)
     assert learning_rate(TABLE | {"lr_policy": "fixed"}, 10) == pytest.approx(0.02)
-    with pytest.raises(ValueError, match='lr_policy must be "fixed", "step" or "poly"; got \'inv\''):
-        learning_rate(TABLE | {"lr_policy": "inv"}, 0)
+    exp = TABLE | {"lr_policy": "exp", "gamma": 0.5}
+    assert [learning_rate(exp, i) for i in range(3)] == pytest.approx([0.02, 0.01, 0.005])
+    inv = TABLE | {"lr_policy": "inv", "gamma": 0.5, "power": 2.0}
+    assert [learning_rate(inv, i) for i in (0, 2, 6)] == pytest.approx([0.02, 0.005, 0.00125])
+    sigmoid = TABLE | {"lr_policy": "sigmoid", "gamma": 0.25, "stepsize": 8}
+    assert learning_rate(sigmoid, 8) == pytest.approx(0.01)
+    assert learning_rate(sigmoid, 12) == pytest.approx(0.02 / (1 + np.exp(-1.0)))
+    assert learning_rate(sigmoid | {"gamma": 1e30}, 0) == 0.0  # exp overflows, as in C
+    with pytest.raises(ValueError, match=r'lr_policy must be "fixed", .* "poly" or "sigmoid"; got .plateau.'):
+        learning_rate(TABLE | {"lr_policy": "plateau"}, 0)
+
+
+def test_rates_beyond_float64_are_infinite_or_nan_as_in_c():
+    assert learning_rate(TABLE | {"lr_policy": "exp", "gamma": 10.0}, 400) == np.inf
+    assert np.isnan(learning_rate(TABLE | {"lr_policy": "poly"}, 21))  # a negative base with the power 0.9
+    assert learning_rate(TABLE | {"lr_policy": "inv", "gamma": -1.0, "power": 1.0}, 1) == np.inf
+
+
+def test_a_multistep_rate_drops_once_an_iteration():
+    table = TABLE | {"lr_policy": "multistep", "stepvalue": [3, 5, 5], "gamma": 0.5}
+    drops, rates = 0, []
+    for iteration in range(8):
+        drops = rate_drops(table, iteration, drops)
+        rates.append(learning_rate(table, iteration, drops) / float(np.float32(0.02)))
+    assert rates == [1, 1, 1, 0.5, 0.5, 0.25, 0.125, 0.125]  # Caffe tests one stepvalue an iteration
+    assert rate_drops(TABLE | {"lr_policy": "step"}, 17, 0) == 2
 
 
 @pytest.mark.parametrize(("limit", "factor"), [(0.0, 1.0), (100.0, 1.0), (2.5, 0.5)])

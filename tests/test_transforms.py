@@ -374,7 +374,10 @@ def test_scale_that_leaves_nothing():
     ("settings", "message"),
     [
         ({"crop_size": 0}, "crop_size: must be at least 1; got 0; give the crop's side in pixels"),
-        ({"mean_bgr": (1.0,)}, "mean_bgr: must be three values; got (1.0,); give blue, green, red"),
+        (
+            {"mean_bgr": (1.0, 2.0)},
+            "mean_bgr: must be three values, or one for grey; got (1.0, 2.0); give blue, green, red",
+        ),
         (
             {"scale_factors": (1.0, 0.0)},
             "scale_factors: must be positive and finite; got (1.0, 0.0); leave out what is not",

@@ -127,7 +127,7 @@ def write_hdf5(
     hashing = threading.Thread(target=lambda: digest.append(sha256(model.path)))
     hashing.start()
     try:
-        with replacing(path) as part, _Recorder(part) as recorder, h5py.File(recorder, "w", libver="earliest") as file:
+        with replacing(path) as part, Recorder(part) as recorder, h5py.File(recorder, "w", libver="earliest") as file:
             for layer in model.layers:
                 _write_layer(file, layer, path, (geometry or {}).get(layer.name))
             file.create_dataset("layer_names", data=np.array([layer.name.encode() for layer in model.layers], "S"))
@@ -145,7 +145,7 @@ def write_hdf5(
         hashing.join()
 
 
-class _Recorder(io.FileIO):
+class Recorder(io.FileIO):
     """A file for h5py to write to. libhdf5 2.0 crashes where a write fails, so it is told that all is well, and the failure raised on leaving."""
 
     def __init__(self, path: Path):

@@ -111,16 +111,21 @@ def write_solverstate(
 
     Caffe: src/caffe/solvers/sgd_solver.cpp, SnapshotSolverStateToBinaryProto.
     """
-    if not (0 <= iteration <= MAX_ITERATION and 0 <= current_step <= MAX_ITERATION):
-        raise ValueError(
-            f"{path}: iter and current_step must lie in 0..2^31-1; got {iteration} and {current_step}; correct them"
-        )
+    check_numbers(path, iteration, current_step)
     chunks: list = [b"\x08" + encode_varint(iteration), bytes_field(2, learned_net.encode())]
     for index, array in enumerate(history):
         chunks += message_field(3, list(blob_chunks(array, f"{path}: history {index}")))
     chunks.append(b"\x20" + encode_varint(current_step))
     with replacing(path) as part, open(part, "wb") as file:
         file.writelines(chunks)
+
+
+def check_numbers(path: str | os.PathLike, iteration: int, current_step: int) -> None:
+    """Raises ValueError unless a solver state can hold both numbers."""
+    if not (0 <= iteration <= MAX_ITERATION and 0 <= current_step <= MAX_ITERATION):
+        raise ValueError(
+            f"{path}: iter and current_step must lie in 0..2^31-1; got {iteration} and {current_step}; correct them"
+        )
 
 
 def read_binaryproto(path: str | os.PathLike) -> np.ndarray:

@@ -29,7 +29,17 @@ class Word(str):
 
 
 class Message(dict):
-    """The fields of a message: name to list of values (int, float, bool, str, Word, Message), in file order."""
+    """The fields of a message: name to list of values (int, float, bool, str, Word, Message), in file order.
+
+    Attributes:
+        file, line: where it begins; lines count from 1.
+        lines: of each field, the line of each of its values, as far as it was read from a file.
+    """
+
+    def __init__(self, fields=(), line: int = 1, file: str = "prototxt"):
+        super().__init__(fields)
+        self.file, self.line = file, line
+        self.lines: dict[str, list[int]] = {}
 
     def one(self, name: str, default=None):
         """Returns the last value of a field, as protobuf does for an optional field, or the default."""
@@ -82,13 +92,14 @@ class _Parser:
     def __init__(self, text: str, where: str, defines: dict[str, str]):
         self.text, self.where, self.defines = text, where, defines
         self.values = 0
+        self.line = 1  # of the token being read
 
     def fail(self, position: int, problem: str) -> ValueError:
         line = self.text.count("\n", 0, position) + 1
         return ValueError(f"{self.where}: line {line}: {problem}; correct the prototxt")
 
     def parse(self) -> Message:
-        root = Message()
+        root = Message(file=self.where)
         stack = [root]  # of open messages; a list instead of recursion, so that depth costs nothing
         name, colon, in_list = "", False, False
         joins = ""  # the field whose string a string that follows at once continues
@@ -102,7 +113,7 @@ class _Parser:
                     raise self.fail(at, f"messages must nest at most {MAX_DEPTH} deep; got more")
                 if in_list:
                     raise self.fail(at, "a list must hold plain values; got a message")
-                stack.append(self.add(stack[-1], name, Message(), at))
+                stack.append(self.add(stack[-1], name, Message(line=self.line, file=self.where), at))
                 name, colon = "", False
             elif kind == "close" and not name and len(stack) > 1:
                 stack.pop()
@@ -111,6 +122,7 @@ class _Parser:
             elif kind == "end" and in_list:
                 name, colon, in_list = "", False, False
             elif kind == "string" and joins and not name:
+                stack[-1].lines[joins].pop()
                 self.add(stack[-1], joins, stack[-1][joins].pop() + self.string(token, at), at)
                 continue
             elif kind in ("string", "bare") and colon:
@@ -136,6 +148,8 @@ class _Parser:
                 raise self.fail(position, f"must be protobuf text; got {self.text[position : position + 20]!r}")
             if match.lastgroup != "space":
                 yield match.lastgroup, match.group(), position
+            else:
+                self.line += match.group().count("\n")
             position = match.end()
 
     def add(self, message: Message, name: str, value, at: int):
@@ -145,6 +159,7 @@ class _Parser:
         if isinstance(value, str) and len(value) > MAX_STRING:
             raise self.fail(at, f"a string must have at most {MAX_STRING} characters; got {len(value)}")
         message.setdefault(name, []).append(value)
+        message.lines.setdefault(name, []).append(self.line)
         return value
 
     def substituted(self, token: str, at: int) -> str:

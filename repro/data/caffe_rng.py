@@ -34,6 +34,15 @@ class CaffeRNG:
         for start in range(0, count, _SKIP_BLOCK):
             self.draw(min(_SKIP_BLOCK, count - start))
 
+    def state(self) -> tuple[np.ndarray, int]:
+        """Returns the generator's 624 words, uint32, and the position among them, from which it goes on."""
+        _, words, index, *_ = self._mt19937.get_state()
+        return words, int(index)
+
+    def set_state(self, words: np.ndarray, index: int) -> None:
+        """Goes on from a state that `state` gave."""
+        self._mt19937.set_state(("MT19937", words, index))
+
 
 def shuffle(order: Sequence[int], rng: CaffeRNG) -> list[int]:
     """Returns `order` shuffled as Caffe shuffles its list of images.

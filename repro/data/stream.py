@@ -39,6 +39,7 @@ def plan_batches(
     shuffle_rng: CaffeRNG | None,
     transform_rng: CaffeRNG,
     start_batch: int,
+    start_item: int = 0,
 ) -> Iterator[BatchPlan]:
     """Plans batch after batch, for ever; passing over the first ones costs only their random draws.
 
@@ -49,6 +50,7 @@ def plan_batches(
         shuffle_rng: shuffles the list at once, and its present order again after every pass; None: the list's order.
         transform_rng: gives the draws of the items, one after the other.
         start_batch: the number of batches passed over.
+        start_item: where the first pass over the list starts, as by Caffe's rand_skip.
 
     Yields:
         BatchPlan number start_batch, start_batch + 1, ...
@@ -59,7 +61,7 @@ def plan_batches(
     def next_order(order: list[int]) -> list[int]:
         return order if shuffle_rng is None else shuffle(order, shuffle_rng)
 
-    passes, position = divmod(start_batch * batch_size, num_items)
+    passes, position = divmod(start_item + start_batch * batch_size, num_items)
     order = next_order(list(range(num_items)))
     for _ in range(passes if shuffle_rng is not None else 0):
         order = next_order(order)

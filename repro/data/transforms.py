@@ -22,37 +22,46 @@ class TransformationParameter:
     """The transform's settings under Caffe's names.
 
     Args:
-        crop_size: side of the square crop, pixels.
-        mean_bgr: value subtracted from each channel, blue first, grey levels.
+        crop_size: side of the square crop, or its (height, width), pixels; (0, 0): images stay whole.
+        mean_bgr: value subtracted from each channel, blue first, or the one value of grey images, grey levels.
         mirror: whether each item is mirrored left-right with a chance of one half.
         scale_factors: factors of which one is drawn per item; empty: sizes stay as they are.
         ignore_label: label of the padding.
+        scale: factor of the values, after the mean is subtracted.
 
     Raises:
-        ValueError: crop_size is below 1, mean_bgr has not three values, or a factor is not positive.
+        ValueError: crop_size is below 1, mean_bgr has neither three values nor one, or a factor is not positive.
 
     Caffe: TransformationParameter (src/caffe/proto/caffe.proto); ignore_label is in ImageDataParameter there.
     """
 
-    crop_size: int
-    mean_bgr: tuple[float, float, float]
+    crop_size: int | tuple[int, int]
+    mean_bgr: tuple[float, ...]
     mirror: bool
     scale_factors: tuple[float, ...] = ()
     ignore_label: int = 255
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.crop_size < 1:
+        if min(self.crop) < 1 and self.crop_size != (0, 0):
             raise ValueError(f"crop_size: must be at least 1; got {self.crop_size}; give the crop's side in pixels")
-        if len(self.mean_bgr) != 3:
-            raise ValueError(f"mean_bgr: must be three values; got {self.mean_bgr}; give blue, green, red")
+        if len(self.mean_bgr) not in (1, 3):
+            raise ValueError(
+                f"mean_bgr: must be three values, or one for grey; got {self.mean_bgr}; give blue, green, red"
+            )
         if not all(0 < factor < np.inf for factor in self.scale_factors):
             raise ValueError(
                 f"scale_factors: must be positive and finite; got {self.scale_factors}; leave out what is not"
             )
 
+    @property
+    def crop(self) -> tuple[int, int]:
+        """The crop's (height, width)."""
+        return self.crop_size if isinstance(self.crop_size, tuple) else (self.crop_size, self.crop_size)
+
     def draws_per_item(self, phase: Phase) -> int:
-        """Returns how many raw draws one item takes: mirror, scale, and in TRAIN two offsets, even where only 0 is possible."""
-        return int(self.mirror) + int(bool(self.scale_factors)) + (2 if phase == "TRAIN" else 0)
+        """Returns how many raw draws one item takes: mirror, scale, and in TRAIN two offsets of the crop, even where only 0 is possible."""
+        return int(self.mirror) + int(bool(self.scale_factors)) + (2 if phase == "TRAIN" and all(self.crop) else 0)
 
 
 class Placement(NamedTuple):
@@ -98,6 +107,22 @@ def read_image_bgr(path: Path) -> np.ndarray:
             f"{path}: image must have 8-bit grey, colour or palette pixels; got mode {image.mode}; convert it"
         )
     return np.ascontiguousarray(rgb[..., ::-1])
+
+
+def read_image_grey(path: Path) -> np.ndarray:
+    """Reads an image as OpenCV's IMREAD_GRAYSCALE does: grey as it is, colour weighted with 14-bit factors.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        FileNotFoundError, ValueError: As for `read_image_bgr`.
+
+    OpenCV: RGB2Gray<uchar> (modules/imgproc/src/color.cpp).
+    Deviates: OpenCV lets libjpeg and libpng convert colour files, which may round the other way.
+    """
+    blue, green, red = np.moveaxis(read_image_bgr(path).astype(np.int32), 2, 0)
+    return (blue * 1868 + green * 9617 + red * 4899 + (1 << 13) >> 14).astype(np.uint8)
 
 
 def read_label(path: Path) -> np.ndarray:
@@ -226,7 +251,9 @@ def place(size: tuple[int, int], params: TransformationParameter, draws: Sequenc
             raise ValueError(
                 f"scale_factors: must leave at least one pixel; got {factor} on {size}; leave out this factor"
             )
-    h_room, w_room = max(height - params.crop_size, 0), max(width - params.crop_size, 0)
+    if not all(params.crop):
+        return Placement(mirror, scale_index, 0, 0, height, width)
+    h_room, w_room = max(height - params.crop[0], 0), max(width - params.crop[1], 0)
     if phase == "TRAIN":
         h_off = int(next(draw)) % (h_room + 1)
         w_off = int(next(draw)) % (w_room + 1)
@@ -236,21 +263,28 @@ def place(size: tuple[int, int], params: TransformationParameter, draws: Sequenc
 
 
 def transform(
-    image: np.ndarray, label: np.ndarray, params: TransformationParameter, draws: Sequence[int], phase: Phase
+    image: np.ndarray,
+    label: np.ndarray,
+    params: TransformationParameter,
+    draws: Sequence[int],
+    phase: Phase,
+    dtype: type[np.floating] = np.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Makes a network input of an image and its label: scale, pad at the bottom and right, crop, subtract the mean, mirror.
 
     Padding is the mean, so exactly 0 in the result, and ignore_label in the label. Only the pixels of the crop are resized.
 
     Args:
-        image: (H, W, 3) uint8, BGR.
+        image: (H, W, 3) uint8, BGR; or (H, W, 1), grey.
         label: (H, W) uint8.
         params: the transform's settings.
         draws: as for `place`.
         phase: as for `place`.
+        dtype: of the data; the mean is float32 and subtracted in this precision.
 
     Returns:
-        data (3, crop_size, crop_size) float32, BGR, a view of (crop_size, crop_size, 3) memory; label (crop_size, crop_size) uint8.
+        data (3, crop height, crop width), BGR, a view of memory whose channels come last; label (crop height, crop width) uint8. Both have the scaled image's
+        size where there is no crop.
 
     Raises:
         ValueError: image and label differ in size, or as for `place`.
@@ -262,17 +296,21 @@ def transform(
             f"transform: label must have its image's size {image.shape[:2]}; got {label.shape}; pair the right files"
         )
     placement = place(label.shape, params, draws, phase)
-    size, crop = (placement.height, placement.width), params.crop_size
-    window = (slice(placement.h_off, placement.h_off + crop), slice(placement.w_off, placement.w_off + crop))
+    size = placement.height, placement.width
+    crop = params.crop if all(params.crop) else size
+    window = (slice(placement.h_off, placement.h_off + crop[0]), slice(placement.w_off, placement.w_off + crop[1]))
     if placement.scale_index < 0 or size == label.shape:
         image, label = image[window], label[window]
     else:
         image, label = resize_image(image, size, window), resize_label(label, size, window)
     height, width = label.shape
-    columns = slice(crop - width, None) if placement.mirror else slice(width)
+    columns = slice(crop[1] - width, None) if placement.mirror else slice(width)
     flip = slice(None, None, -1 if placement.mirror else 1)
-    data_out = np.zeros((crop, crop, 3), np.float32)
-    label_out = np.full((crop, crop), params.ignore_label, np.uint8)
-    np.subtract(image[:, flip], np.asarray(params.mean_bgr, np.float32), out=data_out[:height, columns])
+    data_out = np.zeros((*crop, image.shape[2]), dtype)
+    label_out = np.full(crop, params.ignore_label, np.uint8)
+    mean = np.asarray(params.mean_bgr, np.float32).astype(dtype, copy=False)
+    np.subtract(image[:, flip], mean, out=data_out[:height, columns])
+    if params.scale != 1:
+        data_out *= dtype(params.scale)
     label_out[:height, columns] = label[:, flip]
     return data_out.transpose(2, 0, 1), label_out

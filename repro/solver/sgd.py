@@ -88,18 +88,54 @@ class Solver:
                 f"Solver.step: every parameter must have a gradient; got none for {', '.join(missing)}; call backward first"
             )
         gradients = [p.grad for p in parameters]
-        history = [self.history[name] for name in self._learned]
         limit = float32(self.solver["clip_gradients"])
         if limit > 0:
-            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])).item()
-            if norm > limit:
-                torch._foreach_mul_(gradients, limit / norm)
-        if self.solver["iter_size"] > 1:
-            torch._foreach_mul_(gradients, 1.0 / self.solver["iter_size"])
-        torch._foreach_add_(gradients, torch._foreach_mul(parameters, self._decay))
-        torch._foreach_mul_(gradients, [rate * m for m in self._lr_mult])
-        torch._foreach_mul_(history, float32(self.solver["momentum"]))
-        torch._foreach_add_(history, gradients)
+            clip_gradients(gradients, limit)
+        prepare_gradients(gradients, parameters, self.solver["iter_size"], self._decay)
+        history = [self.history[name] for name in self._learned]
+        momentum_update(gradients, history, [rate * m for m in self._lr_mult], float32(self.solver["momentum"]))
         torch._foreach_sub_(parameters, history)
         self.iteration += 1
         return rate
+
+
+def clip_gradients(gradients: list[torch.Tensor], limit: float) -> float:
+    """Scales gradients down, in place, until the L2 norm of all of them together is at most the limit; returns the norm before.
+
+    Caffe: SGDSolver::ClipGradients.
+    """
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])).item()
+    if norm > limit:
+        torch._foreach_mul_(gradients, limit / norm)
+    return norm
+
+
+def prepare_gradients(
+    gradients: list[torch.Tensor], parameters: list[torch.Tensor], iter_size: int, decay: list[float], kind: str = "L2"
+) -> None:
+    """Divides summed gradients by iter_size and adds the weight decay, in place.
+
+    Args:
+        gradients, parameters: One of each for every parameter.
+        iter_size: Batches that were summed.
+        decay: weight_decay * decay_mult of every parameter.
+        kind: "L2" adds decay * w, "L1" adds decay * sign(w).
+
+    Caffe: SGDSolver::Normalize, SGDSolver::Regularize.
+    """
+    if iter_size > 1:
+        torch._foreach_mul_(gradients, 1.0 / iter_size)
+    pull = parameters if kind == "L2" else torch._foreach_sign(parameters)
+    torch._foreach_add_(gradients, torch._foreach_mul(pull, decay))
+
+
+def momentum_update(
+    gradients: list[torch.Tensor], history: list[torch.Tensor], rates: list[float], momentum: float
+) -> None:
+    """Computes history = momentum * history + rate * gradient in place; the gradients are overwritten.
+
+    Caffe: SGDSolver::ComputeUpdateValue.
+    """
+    torch._foreach_mul_(gradients, rates)
+    torch._foreach_mul_(history, momentum)
+    torch._foreach_add_(history, gradients)
