@@ -20,7 +20,7 @@ IGNORE = 255
 # in float32 always. 16 bits: a few roundings of the storage type.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 # Of dense_crf, in every type: it computes in float32, and a pixel that hesitates between two classes enlarges what is rounded in each iteration.
-CRF_TOLERANCE = 1e-3
+CRF_TOLERANCE = 1e-4
 
 
 class Disagreement(Exception):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
 import torch
 
 _BITS = 12  # of a coordinate in a key; the remainder stands below, in 3
@@ -12,16 +11,22 @@ _BITS = 12  # of a coordinate in a key; the remainder stands below, in 3
 class Lattice:
     """The lattice of features, which filters with a Gaussian of standard deviation 1.
 
+    Caffe fills up the last four features with zeros and keeps their vertices, through which blurs go; so does this one.
+
     Args:
         features: (P, D) float32, D at most 5, none further from 0 than a thousand or so.
     """
 
     def __init__(self, features: torch.Tensor):
-        d = self.dimensions = features.shape[1]
+        count, d = features.shape
+        self.dimensions = d
+        if count % 4:
+            features = torch.cat([features, torch.zeros_like(features[:1])])
         lifted = [torch.zeros_like(features[:, 0])] * (d + 1)
         total = torch.zeros_like(features[:, 0])
+        width = float(np.float32(np.sqrt(2 / 3) * (d + 1)))
         for j in range(d, 0, -1):
-            part = features[:, j - 1] * (math.sqrt(2 / 3) * (d + 1) / math.sqrt((j + 1) * j))
+            part = features[:, j - 1] * float(np.float32(width / np.sqrt((j + 1) * j)))
             lifted[j] = total - j * part
             total = total + part
         lifted[0] = total
@@ -33,14 +38,16 @@ class Lattice:
         rank, nearest = rank + step * (d + 1), nearest + step
         distance = (lifted - nearest * (d + 1)) * (1 / (d + 1))
         ordered = torch.empty_like(distance).scatter_(1, rank, distance)
-        self.weights = torch.cat(
+        weights = torch.cat(
             [ordered[:, d:] + (1 - ordered[:, :1]), ordered[:, :d].flip(1) - ordered[:, 1:].flip(1)], dim=1
         )
+        self.weights = weights[:count]
         units = 2 ** (3 + _BITS * torch.arange(d, device=features.device))
         remainders = torch.arange(d + 1, device=features.device)
         below = rank[:, None, :d] > d - remainders[:, None]
         keys = remainders + ((nearest.long()[:, None, :d] - below.long() + 2 ** (_BITS - 1)) * units).sum(dim=2)
-        known, self.vertices = keys.unique(return_inverse=True)
+        known, vertices = keys.unique(return_inverse=True)
+        self.vertices = vertices[:count]
         self.count = len(known)
         self.neighbours = []
         for axis in range(d + 1):
