@@ -136,14 +136,17 @@ def test_frozen_layers_have_no_gradient_and_what_is_below_gets_its_own():
 
 def test_propagate_down_false_stops_the_gradient():
     filled = f'{CONV[:-1]} weight_filler {{ type: "xavier" }} }}'
-    body = layer("low", "Convolution", more=filled) + layer(
-        "up", "Convolution", "low", more=f"propagate_down: false {CONV}"
+    low, up, loss = (
+        layer("low", "Convolution", more=filled),
+        layer("up", "Convolution", "low", more=f"{filled} propagate_down: false"),
+        layer("sum", "Reduction", "up", more="loss_weight: 1"),
     )
-    made = net(body + layer("sum", "Reduction", "up", more="loss_weight: 1"))
-    made(x=torch.randn(2, 3, 8, 9))
-    made.backward()
-    assert not made.learnable[0].tensor.grad.any()
-    assert made.learnable[2].tensor.grad.any()
+    for body, reached in ((low + up + loss, False), (low + up.replace("propagate_down: false", "") + loss, True)):
+        made = net(body)
+        made(x=torch.randn(2, 3, 8, 9))
+        made.backward()
+        assert bool(made.learnable[0].tensor.grad.any()) == reached
+        assert made.learnable[2].tensor.grad.any()
 
 
 def shared(first: str = "", second: str = "", other: str = "num_output: 4 kernel_size: 3") -> str:
@@ -348,3 +351,11 @@ def test_dropout_compares_in_double():
 
 def test_debug_info_is_read():
     assert net(layer("r", "ReLU"), head="debug_info: true\n" + X).outputs == ["r"]
+
+
+@pytest.mark.parametrize(("side", "expected"), [(3, 2), (4, 3), (5, 3)])
+def test_a_pool_that_would_begin_beyond_its_bottom_is_left_out(side, expected):
+    head = f'input: "x" input_shape {{ dim: 1 dim: 1 dim: {side} dim: {side} }}\n'
+    made = net(layer("p", "Pooling", more="pooling_param { kernel_size: 2 stride: 2 pad: 1 }"), head=head)
+    assert made.layers["p"].reshape([(1, 1, side, side)]) == [(1, 1, expected, expected)]
+    assert made()["p"].shape == (1, 1, expected, expected)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import scipy.io
 import torch
-from conftest import GOLDEN
+from conftest import GOLDEN, golden
 from torch.nn import functional as F
 
 from caffe_weights import parse_prototxt
@@ -196,3 +197,12 @@ def test_crf_takes_every_kernel_from_the_first_image(monkeypatch):
         "crf"
     ]
     torch.testing.assert_close(log[0].exp(), y[0])
+
+
+def test_crf_of_a_padded_batch_is_caffes_bit_for_bit():
+    arrays = {k.removeprefix("batch2_padded/"): v for k, v in golden("dense_crf_large.npz").items() if "batch2" in k}
+    scores = torch.tensor(arrays["unary_x8_i8"]).float() / 8
+    sizes = torch.tensor(arrays["dim"]).float().reshape(2, 1, 1, 2)
+    body = CRF.replace("max_iter: 2", "max_iter: 5")  # the inputs bring sizes of their own
+    y = build(body)(scores=scores, dim=sizes, image=torch.tensor(arrays["image_bgr_u8"]).float())["crf"]
+    assert np.array_equal(y.numpy(), arrays["prob"])

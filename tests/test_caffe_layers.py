@@ -86,6 +86,15 @@ def run(name: str, dtype: torch.dtype, magnitudes: bool = False) -> tuple[dict[s
 def test_layer_is_caffes(name):
     case = cases()[name]
     exact, net = run(name, torch.float64)
+    shapes = {
+        top: shape
+        for step in net._made.steps
+        for top, shape in zip(step.tops, step.layer.reshape(step.shapes), strict=True)
+    }
+    for blob, index in net._made.names.items():
+        assert shapes.get(index, net.blobs[blob].shape) == net.blobs[blob].shape, (
+            f"{blob}: the shape that the layer says"
+        )
     kept = {key.removesuffix("_f64") for key in case if key.endswith("_f64")}
     assert kept
     assert kept <= set(exact)

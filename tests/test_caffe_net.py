@@ -68,7 +68,7 @@ def test_dropout_masks_are_caffes():
     net = thin_net("dropout")
     losses = net(**thin_inputs(net))
     for name, value in losses.items():
-        assert float(value) == pytest.approx(float(expected[f"solver/{name}_f64"][0]), rel=FLOAT64)
+        assert value.item() == pytest.approx(float(expected[f"solver/{name}_f64"][0]), rel=FLOAT64)
     again = net(**thin_inputs(net))
     assert again["loss"] != losses["loss"]  # the next masks
 

@@ -203,10 +203,7 @@ def _loss(graph: _Graph, step: Step) -> Fused | None:
         if not exact or shapes[0][2:] != shapes[1][2:]:  # Caffe mixes labels where the factor does not divide
             x = enlarge([x])[0] if enlarge else x
             return layer([x, shrunk([label])[0] if shrunk else label])
-        positions = label[:, 0].detach().long()
-        read = positions[:, ::factor, ::factor]
-        layer.labels(read, x.shape[1], read == ignore)
-        return (segmentation_loss(x, positions, factor, ignore),)
+        return (segmentation_loss(x, layer.positions(label[:, 0], x.shape[1], factor), factor, ignore),)
 
     layers = [part for part in (enlarge, shrunk, layer) if part]
     return Fused(layers, "segmentation_loss", [scores, labels], step.tops, compute)

@@ -28,6 +28,8 @@ from repro.data.transforms import (
     transform,
 )
 
+READERS = 4  # threads that decode pictures
+
 
 class Entry(NamedTuple):
     """A line of a list: its picture, and its second column, "" where there is none."""
@@ -37,7 +39,7 @@ class Entry(NamedTuple):
 
 
 class PictureLayer(DataLayer):
-    """What both layers share: the list, Caffe's order of random draws, and a thread that makes the next batch while the net uses the last.
+    """What both layers share: the list, Caffe's order of random draws, and threads that make the next batch while the net uses the last.
 
     Attributes:
         position: Batches that were handed out.
@@ -70,7 +72,7 @@ class PictureLayer(DataLayer):
             )
         self._transform_seed = int(rng.draw(1)[0]) if random else 0
         rng.skip(1)  # Caffe: the seed of the prefetch thread's own global generator.
-        self._thread = ThreadPoolExecutor(1, f"{self.name}-prefetch")
+        self._threads = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), f"{self.name}-prefetch")
         self.seek(0)
         return self._shapes()
 
@@ -78,14 +80,21 @@ class PictureLayer(DataLayer):
         """Lets the next batch be number `position`, counted from 0."""
         self.position = position
         self._plans = self._planned(position)
-        self._ahead: Future | None = None
+        self._ahead: list[Future] = []
 
     def next(self) -> tuple[torch.Tensor, ...]:
-        ahead = self._ahead or self._thread.submit(self._make, next(self._plans))
-        tops = ahead.result()
-        self._ahead = self._thread.submit(self._make, next(self._plans))
+        ahead = self._ahead or self._submit()
+        items = [one.result() for one in ahead]
+        self._ahead = self._submit()
         self.position += 1
-        return tops
+        return self._stacked(items)[: self.tops]
+
+    def _submit(self) -> list[Future]:
+        plan = next(self._plans)
+        return [
+            self._threads.submit(self._item, self._entries[index], draws)
+            for index, draws in zip(plan.indices, plan.draws.tolist(), strict=True)
+        ]
 
     def _planned(self, position: int) -> Iterator[BatchPlan]:
         return plan_batches(
@@ -179,8 +188,12 @@ class PictureLayer(DataLayer):
     def _first(self) -> np.ndarray:
         return self._read(self._entries[next(self._planned(0)).indices[0]].image)
 
-    def _make(self, plan: BatchPlan) -> tuple[torch.Tensor, ...]:
-        """Makes a batch."""
+    def _item(self, entry: Entry, draws: Sequence[int]) -> tuple:
+        """Makes one item's share of every top."""
+        raise NotImplementedError
+
+    def _stacked(self, items: Sequence[tuple]) -> tuple[torch.Tensor, ...]:
+        """Makes a batch of its items."""
         raise NotImplementedError
 
 
@@ -254,25 +267,22 @@ class ImageSegData(PictureLayer):
             fill = self._image_label(entry.second, str(self.source))
         return np.full(image.shape[:2], fill, np.uint8)
 
-    def _make(self, plan: BatchPlan) -> tuple[torch.Tensor, ...]:
-        data, labels, dims = [], [], []
-        for index, draws in zip(plan.indices, plan.draws.tolist(), strict=True):
-            entry = self._entries[index]
-            image = self._read(entry.image)
-            label = self._label(entry, image)
-            placed = place(label.shape, self._params, draws, self.context.phase)
-            self._check_size(entry, (placed.height, placed.width))
-            one, label = transform(image, label, self._params, draws, self.context.phase, self._dtype)
-            data.append(one)
-            labels.append(label)
-            dims.append([min(side, most) for side, most in zip(image.shape, self._size, strict=False)])
+    def _item(self, entry: Entry, draws: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        image = self._read(entry.image)
+        label = self._label(entry, image)
+        placed = place(label.shape, self._params, draws, self.context.phase)
+        self._check_size(entry, (placed.height, placed.width))
+        data, label = transform(image, label, self._params, draws, self.context.phase, self._dtype)
+        return data, label, [min(side, most) for side, most in zip(image.shape, self._size, strict=False)]
+
+    def _stacked(self, items: Sequence[tuple]) -> tuple[torch.Tensor, ...]:
+        data, labels, dims = zip(*items, strict=True)
         dtype = self.context.dtype
-        tops = (
+        return (
             torch.from_numpy(np.stack(data)),
             torch.from_numpy(np.stack(labels)[:, None]).to(dtype),
             torch.tensor(dims, dtype=dtype).reshape(-1, 1, 1, 2),
         )
-        return tops[: self.tops]
 
     def _check_size(self, entry: Entry, size: tuple[int, int]) -> None:
         if not all(self._params.crop):
@@ -324,19 +334,17 @@ class ImageData(PictureLayer):
         size = self._params.crop if all(self._params.crop) else (height, width)
         return [(self.batch_size, channels, *size), (self.batch_size,)][: self.tops]
 
-    def _make(self, plan: BatchPlan) -> tuple[torch.Tensor, ...]:
-        data, labels = [], []
-        for index, draws in zip(plan.indices, plan.draws.tolist(), strict=True):
-            entry = self._entries[index]
-            image = self._read(entry.image)
-            if image.shape[0] < self._params.crop[0] or image.shape[1] < self._params.crop[1]:
-                raise self.fail(f"images must not be smaller than crop_size {self._params.crop[0]}", entry.image)
-            data.append(self._transformed(image, draws, entry))
-            labels.append(int(entry.second))
-            if data[-1].shape != data[0].shape:
-                raise self.fail("without crop_size the images of a batch must have one size", entry.image)
-        tops = torch.from_numpy(np.stack(data)), torch.tensor(labels, dtype=self.context.dtype)
-        return tops[: self.tops]
+    def _item(self, entry: Entry, draws: Sequence[int]) -> tuple[np.ndarray, int]:
+        image = self._read(entry.image)
+        if image.shape[0] < self._params.crop[0] or image.shape[1] < self._params.crop[1]:
+            raise self.fail(f"images must not be smaller than crop_size {self._params.crop[0]}", entry.image)
+        return self._transformed(image, draws, entry), int(entry.second)
+
+    def _stacked(self, items: Sequence[tuple]) -> tuple[torch.Tensor, ...]:
+        data, labels = zip(*items, strict=True)
+        if sizes := sorted({one.shape[1:] for one in data[1:]} - {data[0].shape[1:]}):
+            raise self.fail(f"without crop_size the images of a batch must have one size {data[0].shape[1:]}", sizes[0])
+        return torch.from_numpy(np.stack(data)), torch.tensor(labels, dtype=self.context.dtype)
 
     def _transformed(self, image: np.ndarray, draws: Sequence[int], entry: Entry) -> np.ndarray:
         unused = np.zeros(image.shape[:2], np.uint8)
