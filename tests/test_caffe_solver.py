@@ -12,6 +12,7 @@ from tiny_caffe import make_folder, solver_file
 from caffe_weights import read_caffemodel
 from caffe_weights.files.solverstate import read_solverstate
 from repro.caffe import Solver
+from repro.caffe.scores import added
 
 
 @pytest.fixture
@@ -336,3 +337,11 @@ def test_inline_nets_and_stages(folder):
     solver = make(folder, solver_file(folder, text, net=""))
     assert solver.net.name == "inline"
     assert [net.outputs for net in solver.test_nets] == [["loss"], ["accuracy", "loss"]]
+
+
+def test_batches_of_other_sizes_cannot_be_averaged():
+    assert added(added([], [1.0, 2.0]), [3.0, 4.0]) == [4.0, 6.0]
+    with pytest.raises(
+        ValueError, match="test: every batch must give as many numbers; got 1 after 2; give the data layer a crop_size"
+    ):
+        added([1.0, 2.0], [3.0])

@@ -17,7 +17,7 @@ from repro.caffe.draw import draw_net
 from repro.caffe.graph import State, included
 from repro.caffe.log import info, number, warning
 from repro.caffe.net import Net
-from repro.caffe.scores import described, scores
+from repro.caffe.scores import added, described, scores
 from repro.caffe.solver import Solver
 from repro.caffe.solver_parameter import read_solver
 from repro.caffe.timing import time_net
@@ -227,8 +227,7 @@ def _test(options) -> None:
         found = scores(net)
         for name, value in found:
             info(f"Batch {batch}, {name} = {number(value)}")
-        values = [value for _, value in found]
-        sums = values if batch == 0 else [a + b for a, b in zip(sums, values, strict=True)]
+        sums = added(sums, [value for _, value in found])
     info(f"Loss: {number(loss / iterations)}")
     for text in described(net, [total / iterations for total in sums]):
         info(text)

@@ -13,6 +13,19 @@ def scores(net: Net) -> list[tuple[str, float]]:
     return [(name, value) for name in net.outputs for value in net.blobs[name].detach().flatten().tolist()]
 
 
+def added(sums: list[float], values: list[float]) -> list[float]:
+    """Adds a batch's numbers to those of the batches before, of which there may be none yet.
+
+    Raises:
+        ValueError: They are not as many.
+    """
+    if sums and len(sums) != len(values):
+        raise ValueError(
+            f"test: every batch must give as many numbers; got {len(values)} after {len(sums)}; give the data layer a crop_size"
+        )
+    return [a + b for a, b in zip(sums, values, strict=True)] if sums else values
+
+
 def described(net: Net, values: Sequence[float]) -> list[str]:
     """Writes each of a net's output numbers as Caffe does: "loss = 0.69 (* 1 = 0.69 loss)", without the bracket where it adds nothing to the loss.
 

@@ -12,7 +12,7 @@ from caffe_weights.files.solverstate import read_solverstate
 from caffe_weights.nets.prototxt import Message
 from repro.caffe.log import info, number
 from repro.caffe.net import Net
-from repro.caffe.scores import described, scores, share_layers
+from repro.caffe.scores import added, described, scores, share_layers
 from repro.caffe.snapshots import (
     check_prefix,
     find_learned_net,
@@ -241,7 +241,7 @@ class Solver:
         share_layers(self.net, net)
         sums: list[float] = []
         loss = 0.0
-        for batch in range(count):
+        for _ in range(count):
             while (action := self.get_action()) != "none":
                 if action == "snapshot":
                     self.snapshot()
@@ -251,8 +251,7 @@ class Solver:
                 return []
             net()
             loss += float(net.loss())
-            values = [value for _, value in scores(net)]
-            sums = values if batch == 0 else [a + b for a, b in zip(sums, values, strict=True)]
+            sums = added(sums, [value for _, value in scores(net)])
         if self.param.test_compute_loss and count:
             info(f"Test loss: {number(loss / count)}")
         means = [total / count for total in sums]
