@@ -116,11 +116,11 @@ def test_a_wrong_contestant_is_found(case):
         expected = truth(case, direction, inputs)
         right = prepare(lambda *tensors: call(eager, case, *tensors), direction, inputs)()
         for n in range(len(right)):
-            wrong = [r.detach().clone() for r in right]
+            wrong = [r.detach().clone(memory_format=torch.contiguous_format) for r in right]
             position = wrong[n].argmax() if case.op != "predict" else 7
             if wrong[n].is_floating_point():
                 wrong[n].view(-1)[position] += 3e-4 * wrong[n].abs().max()
-                nan = [r.detach().clone() for r in right]
+                nan = [r.detach().clone(memory_format=torch.contiguous_format) for r in right]
                 nan[n].view(-1)[-1] = torch.nan
                 with pytest.raises(Disagreement, match="got a relative error of nan"):
                     check(case, direction, "eager", nan, expected, 1e-4)
