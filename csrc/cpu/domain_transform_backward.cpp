@@ -208,7 +208,7 @@ REPRO_INLINE void row_backward(const T* x, const acc_t<T>* w, const Extent& exte
   for_blocks<Acc>(C, [&](auto lanes, const auto& offsets) REPRO_LAMBDA {
     using Value = decltype(lanes);
     constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
-    Value current[R][V];
+    Value current[R][V] = {};
     const auto filter = [&](const auto* from, int64_t p, int64_t link, Acc* added, bool keeps) REPRO_LAMBDA {
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {

@@ -43,7 +43,7 @@ inline int64_t columns_at_once(int64_t elements_per_column, int64_t bytes) {
   return std::max<int64_t>(1, kCache / std::max<int64_t>(1, elements_per_column * bytes));
 }
 
-// Calls body(lanes, offsets) for the channels of a position in blocks of 1 to 4 vectors (for C < 8: of channels), whose
+// Calls body(lanes, offsets) for the channels of a position in blocks of 1 to 3 vectors (for C < 8: of channels), whose
 // number is a constant: body keeps one value for each in registers. `lanes` is a Lanes<Acc> (an Acc), offsets[v] the
 // first channel of vector v. Where eight do not divide C, the last two vectors overlap: a body loads all vectors of a
 // position before it stores one.
@@ -51,7 +51,7 @@ template <class Acc, class Body>
 REPRO_INLINE void for_blocks(int64_t C, const Body& body) {
   const auto blocks = [&](auto lanes, int64_t width) REPRO_LAMBDA {
     const int64_t units = (C + width - 1) / width;
-    const int64_t count = (units + 3) / 4;
+    const int64_t count = (units + 2) / 3;
     for (int64_t b = 0; b < count; ++b) {
       const int64_t first = units * b / count;
       const int64_t V = units * (b + 1) / count - first;
@@ -63,7 +63,6 @@ REPRO_INLINE void for_blocks(int64_t C, const Body& body) {
       if (V == 1) call(std::integral_constant<int, 1>{});
       if (V == 2) call(std::integral_constant<int, 2>{});
       if (V == 3) call(std::integral_constant<int, 3>{});
-      if (V == 4) call(std::integral_constant<int, 4>{});
     }
   };
   if (C >= kLanes)
