@@ -20,7 +20,6 @@ struct Extent {
       : map(size), valid(valid_size == nullptr ? size : Size{valid_size[2 * n], valid_size[2 * n + 1]}) {}
 };
 
-
 // exact_exponential of every lane.
 REPRO_INLINE Lanes<float> exact_exponential(const Lanes<float>& x) {
   typedef float Half __attribute__((vector_size(kLanes / 2 * sizeof(float))));
