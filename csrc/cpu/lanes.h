@@ -49,9 +49,7 @@ REPRO_INLINE void get(Lanes<float>& v, const float* p) { memcpy(&v, p, sizeof v)
 REPRO_INLINE void get(Lanes<double>& v, const double* p) { memcpy(&v, p, sizeof v); }
 template <class T>
 REPRO_INLINE void get(Lanes<float>& v, const T* p) {
-  Lanes<float> all{};  // a vector filled lane by lane looks unset to the compiler
-  for (int i = 0; i < kLanes; ++i) all[i] = load(p[i]);
-  v = all;
+  for (int i = 0; i < kLanes; ++i) v[i] = load(p[i]);
 }
 template <class T>
 REPRO_INLINE void get(acc_t<T>& v, const T* p) {
