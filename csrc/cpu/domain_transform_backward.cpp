@@ -1,8 +1,9 @@
 // The gradients of the domain transform on the CPU, image by image. The iterations run again up to the last one's
 // rows; then, from the last iteration to the first, a task owns blocks of columns, then rows: it runs a line there and
-// back once more, keeps what each step added (before the weight), and goes back over the gradient. Memory: a map for
-// every iteration but 16-bit storage's own two, and three planes; per thread two blocks of columns or two rows. Bytes:
-// in each iteration about eleven readings or writings of a map. Every element is summed in one order, whoever sums it.
+// back once more, keeps what each step added (before the weight), and goes back over the gradient. Memory beyond the
+// result: K maps of one image in the accumulator's type, for 16-bit storage one more, and K + 2 planes; a thread holds
+// two blocks of columns or four rows. Bytes: in each iteration about eleven readings or writings of a map. Every
+// element is summed in one order, whoever sums it.
 #include <ATen/Parallel.h>
 
 #include "recursion.h"

@@ -20,7 +20,6 @@ struct Extent {
       : map(size), valid(valid_size == nullptr ? size : Size{valid_size[2 * n], valid_size[2 * n + 1]}) {}
 };
 
-
 // exact_exponential of every lane.
 REPRO_INLINE Lanes<float> exact_exponential(const Lanes<float>& x) {
   typedef float Half __attribute__((vector_size(kLanes / 2 * sizeof(float))));
@@ -120,7 +119,10 @@ REPRO_INLINE void for_weighted(const Acc* w, int64_t positions, int64_t C, Acc* 
 template <class Value, int V, class From>
 REPRO_INLINE void get_all(Value (&values)[V], const From* from, const int64_t (&offsets)[V]) {
 #pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) get(values[v], from + offsets[v]);
+  for (int v = 0; v < V; ++v) {
+    values[v] = Value{};  // of 16-bit storage lane by lane is loaded
+    get(values[v], from + offsets[v]);
+  }
 }
 template <class Value, int V, class To>
 REPRO_INLINE void put_all(To* to, const int64_t (&offsets)[V], const Value (&values)[V]) {
