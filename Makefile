@@ -31,8 +31,8 @@ registers:
 
 # The operators' tests on kernels that watch their addresses and undefined behaviour; the usual build stays as it is.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-SANITIZED := test_interp test_merge_scores test_predict test_segmentation_loss test_confusion_matrix \
-	test_dense_crf test_ops_autograd test_ops_device test_ops_storage test_ops_determinism
+SANITIZED := test_interp test_merge_scores test_predict test_segmentation_loss test_domain_transform \
+	test_dense_crf test_confusion_matrix test_ops_autograd test_ops_device test_ops_storage test_ops_determinism
 sanitize: $(VENV)/installed
 	mkdir -p build/sanitize && cp -r repro build/sanitize && rm -f build/sanitize/repro/_C*.so
 	REPRO_CUDA=0 CFLAGS="$(SANITIZE) -g1" LDFLAGS="$(SANITIZE)" $(VENV)/bin/python setup.py --quiet \

@@ -179,6 +179,39 @@ class Emulated:
         )  # fmt: skip
         return loss, counts[0], dgrid
 
+    def domain_transform(self, x, edge, num_iter, spatial_sigma, range_sigma, min_weight, valid_size=None):
+        x, edge = dense(x), dense(edge)
+        n, c, *size = x.shape
+        narrow = x.dtype in (torch.bfloat16, torch.float16)
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        weights, y = unwritten((num_iter, n, *size), wide), unwritten(x.shape, x.dtype)
+        map = unwritten(x.shape, wide) if narrow else None
+        sigmas = (ctypes.c_float * 3)(spatial_sigma, range_sigma, min_weight)
+        launches = num_iter * (n > 0) + (2 * num_iter + narrow) * (n * c > 0)
+        self._run(
+            launches, "domain_transform", [y], TYPES.index(x.dtype), pointer(x), pointer(edge), pointer(valid_size), sizes(size), long(n),
+            long(c), long(num_iter), sigmas, pointer(weights), pointer(map), pointer(y),
+        )  # fmt: skip
+        return y
+
+    def domain_transform_backward(self, dy, x, edge, num_iter, spatial_sigma, range_sigma, min_weight, valid_size=None):
+        dy, x, edge = dense(dy), dense(x), dense(edge)
+        n, c, *size = x.shape
+        narrow = x.dtype in (torch.bfloat16, torch.float16)
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        weights, sums = unwritten((num_iter, n, *size), wide), unwritten((2, n, *size), wide)
+        maps = [unwritten(x.shape, wide) for _ in range(num_iter + 2)]
+        dmap = unwritten(x.shape, wide) if narrow else None
+        dx, dedge = unwritten(x.shape, x.dtype), unwritten(edge.shape, x.dtype)
+        sigmas = (ctypes.c_float * 3)(spatial_sigma, range_sigma, min_weight)
+        filtered = 2 * (num_iter - 1) + 3 * num_iter + narrow  # again, and each iteration's rows, and the gradients'
+        self._run(
+            2 * num_iter * (n > 0) + filtered * (n * c > 0), "domain_transform_backward", [dx, dedge], TYPES.index(x.dtype), pointer(dy),
+            pointer(x), pointer(edge), pointer(valid_size), sizes(size), long(n), long(c), long(num_iter), sigmas, pointer(weights),
+            pointers(maps), pointer(dmap), pointer(sums), pointer(dx), pointer(dedge),
+        )  # fmt: skip
+        return dx, dedge
+
     def confusion_matrix(self, prediction, label, num_classes, ignore_label=255):
         counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         outside = torch.zeros((), dtype=torch.int64)

@@ -101,6 +101,30 @@ void segmentation_loss(int type, void* scores, const int64_t* in, void* labels, 
   });
 }
 
+void domain_transform(int type, void* x, void* edge, const int64_t* valid_size, const int64_t* size, int64_t N,
+                      int64_t C, int64_t num_iter, const float* sigmas, void* weights, void* map, void* y) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    using Acc = repro::acc_t<T>;
+    const repro::Filter filter{num_iter, sigmas[0], sigmas[1], sigmas[2]};
+    repro::domain_transform<T>(Cuda{}, as<T>(x), as<T>(edge), valid_size, pair(size), N, C, filter, as<Acc>(weights),
+                               as<Acc>(map), as<T>(y));
+  });
+}
+
+void domain_transform_backward(int type, void* dy, void* x, void* edge, const int64_t* valid_size, const int64_t* size,
+                               int64_t N, int64_t C, int64_t num_iter, const float* sigmas, void* weights,
+                               void* const* maps, void* dmap, void* sums, void* dx, void* dedge) {
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    using Acc = repro::acc_t<T>;
+    const repro::Filter filter{num_iter, sigmas[0], sigmas[1], sigmas[2]};
+    repro::domain_transform_backward<T>(Cuda{}, as<T>(dy), as<T>(x), as<T>(edge), valid_size, pair(size), N, C, filter,
+                                        as<Acc>(weights), reinterpret_cast<Acc* const*>(maps), as<Acc>(dmap),
+                                        as<Acc>(sums), as<T>(dx), as<T>(dedge));
+  });
+}
+
 void confusion_matrix(int wide, void* prediction, void* label, int64_t pixels, int64_t num_classes,
                       int64_t ignore_label, int64_t* counts, int64_t* outside) {
   const auto run = [&](auto* from, auto* to) {

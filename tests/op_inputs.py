@@ -52,3 +52,10 @@ def largest_adjoint(terms: torch.Tensor, size) -> float:
     leaf = torch.zeros(*terms.shape[:2], *size, dtype=torch.float64, requires_grad=True)
     (sums,) = torch.autograd.grad(reference.interp(leaf, terms.shape[2:]), leaf, terms.abs().double())
     return peak(sums)
+
+
+def sparse_pictures(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Makes scores and images of nine pixels with far colours around 0: what Caffe's filling adds to their lattice shows in every fourth result or so."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.log_softmax(torch.randn(1, 3, 3, 3, generator=generator), dim=1)
+    return scores, torch.randn(1, 3, 3, 3, generator=generator) * 25

@@ -12,8 +12,8 @@ import torch
 
 from repro import ops
 from repro.bench import __main__ as program
-from repro.bench import cases, eager, memory, results, timing
-from repro.bench.agreement import TOLERANCE, Disagreement, call, check, error, make_inputs, prepare, truth
+from repro.bench import cases, eager, measure, memory, results, targets, timing
+from repro.bench.agreement import TOLERANCE, Disagreement, call, check, error, make_inputs, prepare, tolerance_of, truth
 from repro.bench.cases import BACKWARD, BOTH, FORWARD, Case, ideal_bytes
 from repro.protocol import PROTOCOLS, load_protocol
 
@@ -25,7 +25,9 @@ SMALL = [
     *(Case("predict", mode, (FORWARD,), 1, 5, (9, 7, 5), 65, mode) for mode in ("attention", "average", "max")),
     Case("segmentation_loss", "own", (FORWARD, BOTH), 2, 4, (9,), 65, shrink=8),
     Case("segmentation_loss", "resampled", (FORWARD, BOTH), 2, 4, (7,), 65, shrink=8),
+    Case("domain_transform", "filtered", (FORWARD, BOTH), 2, 4, (13,), 13),
     Case("confusion_matrix", "counts", (FORWARD,), 1, 4, (), 65),
+    Case("dense_crf", "wide", (FORWARD,), 1, 4, (40,), 40, height=30),
 ]  # fmt: skip
 IDS = [f"{case.op}-{case.name}" for case in SMALL]
 
@@ -68,6 +70,7 @@ def test_every_case_has_a_name_of_its_own_and_the_paper_is_covered():
     assert ("interp", 30, 3, (321,), 241, "") in found
     assert ("merge_scores", 1, 21, (257, 193, 129), 257, "attention") in found
     assert ("segmentation_loss", 30, 21, (31,), 321, "") in found
+    assert ("dense_crf", 1, 21, (500,), 500, "") in found
 
 
 def test_ideal_bytes_by_hand():
@@ -81,7 +84,10 @@ def test_ideal_bytes_by_hand():
     assert ideal_bytes(SMALL[5], FORWARD, 4) == 4 * (5 * (81 + 49 + 25) + 3 * 81) + 65**2
     assert ideal_bytes(loss, FORWARD, 4) == 4 * 2 * 4 * 49 + 2 * 81 + 8
     assert ideal_bytes(loss, BOTH, 4) == 2 * 4 * 2 * 4 * 49 + 2 * 81 + 8
-    assert ideal_bytes(SMALL[-1], FORWARD, 4) == 2 * 65**2 + 8 * 16
+    assert ideal_bytes(SMALL[10], FORWARD, 4) == 4 * 2 * (4 + 1 + 4) * 169
+    assert ideal_bytes(SMALL[10], BOTH, 4) == 4 * 2 * (3 * (4 + 1) + 2 * 4) * 169
+    assert ideal_bytes(SMALL[11], FORWARD, 4) == 2 * 65**2 + 8 * 16
+    assert ideal_bytes(SMALL[12], FORWARD, 4) == 30 * 40 * (4 * 4 * 2 + 3)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -96,7 +102,7 @@ def test_contestants_agree_with_float64(case, dtype, device):
                 function = lambda *tensors, module=module: call(module, case, *tensors)  # noqa: E731
                 found = prepare(function, direction, own)()
                 assert len(found) == len(expected)
-                check(case, direction, module.__name__, found, expected, TOLERANCE[dtype])
+                check(case, direction, module.__name__, found, expected, tolerance_of(case, dtype))
 
 
 def test_a_gradient_of_max_is_zero_where_float32_may_see_another_maximum():
@@ -115,11 +121,11 @@ def test_a_wrong_contestant_is_found(case):
         expected = truth(case, direction, inputs)
         right = prepare(lambda *tensors: call(eager, case, *tensors), direction, inputs)()
         for n in range(len(right)):
-            wrong = [r.detach().clone() for r in right]
+            wrong = [r.detach().clone(memory_format=torch.contiguous_format) for r in right]
             position = wrong[n].argmax() if case.op != "predict" else 7
             if wrong[n].is_floating_point():
                 wrong[n].view(-1)[position] += 3e-4 * wrong[n].abs().max()
-                nan = [r.detach().clone() for r in right]
+                nan = [r.detach().clone(memory_format=torch.contiguous_format) for r in right]
                 nan[n].view(-1)[-1] = torch.nan
                 with pytest.raises(Disagreement, match="got a relative error of nan"):
                     check(case, direction, "eager", nan, expected, 1e-4)
@@ -155,6 +161,46 @@ def test_the_program_ends_where_a_contestant_disagrees(small_run, monkeypatch, c
         "interp up forward: eager must agree with the float64 reference within 1e-05; got a relative error of 1.00e-03"
         in capsys.readouterr().err
     )
+
+
+def test_pydensecrf_competes_where_it_is_installed_and_agrees(monkeypatch):
+    case, cpu = SMALL[-1], torch.device("cpu")
+    inputs = make_inputs(case, torch.float32)
+    expected = truth(case, FORWARD, inputs)
+
+    def errors():
+        found = {}
+        for name, function, layout in measure.contestants(case, cpu, compiles=True):
+            own = inputs.convert(torch.float32, layout, cpu)
+            found[name] = error(case, prepare(function, FORWARD, own)(), expected)
+        return found
+
+    pytest.importorskip("pydensecrf", reason="needs the extra bench: pip install .[bench]")
+    found = errors()
+    assert set(found) == {"ours", "eager", "eager-nchw", "pydensecrf"}
+    assert max(found.values()) < 1e-5
+    monkeypatch.setattr(measure.densecrf, "NORMALIZE_AFTER", measure.densecrf.NORMALIZE_SYMMETRIC)
+    assert errors()["pydensecrf"] > tolerance_of(case, torch.float32)
+    monkeypatch.setattr(measure, "densecrf", None)
+    assert set(errors()) == {"ours", "eager", "eager-nchw"}
+
+
+def test_the_targets_of_a_rival():
+    def result(contestant, **figures):
+        case = {"op": "dense_crf", "case": "table4-test-375x500", "direction": FORWARD, "contestant": contestant}
+        return case | {"ratio": 1.0, "extra_bytes": 0, "resident_bytes": 50} | figures
+
+    conditions = {"dtype": "float32", "device": "cpu", "threads": 2}
+    ours, eager_ = result("ours", median_ms=10.0), result("eager-nchw", median_ms=90.0)
+    rival = result("pydensecrf", median_ms=39.0, resident_bytes=50)
+    found = targets.evaluate([ours, eager_, rival], conditions)
+    assert [(t["what"], t["required"], t["measured"], t["reached"]) for t in found] == [
+        ("never slower", 1.0, 1.0, True),
+        ("time of pydensecrf", 4.0, 3.9, False),
+        ("memory of pydensecrf", 1.0, 1.0, True),
+    ]
+    assert "table4-test-375x500 forward: time of pydensecrf 3.9×, required ≥ 4×" in targets.as_text(found)
+    assert [t["what"] for t in targets.evaluate([ours, eager_], conditions)] == ["never slower"]
 
 
 def test_peak_by_hand():

@@ -3,7 +3,7 @@
 import pytest
 
 from repro.bench import cases, results, targets
-from repro.bench.cases import FORWARD
+from repro.bench.cases import BOTH, FORWARD
 
 
 def result(op, case, direction, contestant, median=1.0, extra=0, **more):
@@ -62,6 +62,25 @@ def test_targets_on_the_cpu():
     assert (never_slower["required"], never_slower["reached"]) == (1.0, False)
 
 
+def test_a_rivals_faster_layout_counts_and_one_that_is_not_there_is_no_target():
+    key = ("domain_transform", f"table3-test-{cases.TEST_CROP}", BOTH)
+    eager = [result(*key, "eager", 50.0), result(*key, "eager-nchw", 41.0)]
+    found = {t["what"]: t for t in targets.evaluate([*eager, result(*key, "ours", 2.0, ratio=20.5)], CONDITIONS)}
+    rival = found["time of eager"]
+    assert (rival["required"], rival["measured"], rival["reached"]) == (20.0, 20.5, True)
+    forward = (*key[:2], FORWARD)
+    group = [result(*forward, "eager", 50.0), result(*forward, "ours", 2.0, ratio=25.0)]
+    assert [t["what"] for t in targets.evaluate(group, CONDITIONS)] == ["never slower"]
+    group.append(result(*forward, "opencv", 3.9))
+    rival = targets.evaluate(group, CONDITIONS)[1]
+    assert (rival["what"], rival["required"], rival["measured"], rival["reached"]) == (
+        "time of opencv",
+        2.0,
+        1.95,
+        False,
+    )
+
+
 def test_targets_on_cuda():
     cuda = CONDITIONS | {"device": "cuda:0", "threads": 16}
     key = ("merge_scores", "large-2049-3", FORWARD)
@@ -79,7 +98,7 @@ def test_every_target_names_a_case_that_is_measured():
         result(c.op, c.name, d, name, extra=1, launches=1)
         for c in cases.CASES
         for d in c.directions
-        for name in ("eager", "eager-nchw", "ours")
+        for name in ("eager", "eager-nchw", "opencv", "pydensecrf", "ours")
     ]
     on_cpu = targets.evaluate(measured, CONDITIONS)
     assert sorted(t["required"] for t in on_cpu if t["what"] == "time") == [
@@ -91,6 +110,11 @@ def test_every_target_names_a_case_that_is_measured():
         15.0,
         15.0,
     ]
+    assert {t["what"]: t["required"] for t in on_cpu if t["what"].startswith("time of")} == {
+        "time of opencv": 2.0,
+        "time of eager": 20.0,
+        "time of pydensecrf": 4.0,
+    }
     assert sorted(t["required"] for t in on_cpu if t["what"] == "memory") == [0.05, 0.05, 0.2, 0.2]
     on_cuda = targets.evaluate(measured, CONDITIONS | {"device": "cuda:0"})
     assert len([t for t in on_cuda if t["what"] == "bandwidth"]) == 2

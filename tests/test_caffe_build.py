@@ -359,3 +359,31 @@ def test_a_pool_that_would_begin_beyond_its_bottom_is_left_out(side, expected):
     made = net(layer("p", "Pooling", more="pooling_param { kernel_size: 2 stride: 2 pad: 1 }"), head=head)
     assert made.layers["p"].reshape([(1, 1, side, side)]) == [(1, 1, expected, expected)]
     assert made()["p"].shape == (1, 1, expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("param", "size"),
+    [
+        ("shrink_factor: 2", (4, 5)),
+        ("zoom_factor: 3", (22, 25)),
+        ("height: 7 width: 6", (7, 6)),
+        ("shrink_factor: 2 zoom_factor: 3", (10, 13)),
+        ("shrink_factor: 2 height: 7 width: 6", (4, 5)),  # a factor alone wins
+        ("shrink_factor: 2 zoom_factor: 3 height: 7 width: 6", (7, 6)),  # of both the size wins
+        ("zoom_factor: 2 pad_beg: -1 pad_end: -2", (9, 11)),
+    ],
+)
+def test_interp_finds_its_size_as_caffe_does(param, size):
+    assert net(layer("i", "Interp", more=f"interp_param {{ {param} }}"))()["i"].shape == (2, 3, *size)
+
+
+def test_later_weights_win(tmp_path):
+    for number in (1, 2):
+        blobs = [np.full((4, 3, 3, 3), number, np.float32), np.full(4, number, np.float32)]
+        name = "c" if number == 2 else "d"
+        caffe_weights.write_caffemodel(
+            tmp_path / f"{number}", {"c": ("Convolution", blobs), name + "2": ("Convolution", blobs)}, "n"
+        )
+    body = layer("c", "Convolution", more=CONV) + layer("d2", "Convolution", more=CONV)
+    made = net(body, weights=[tmp_path / "1", tmp_path / "2"])
+    assert [float(made.params[name][0].detach().mean()) for name in ("c", "d2")] == [2, 1]

@@ -100,6 +100,15 @@ def test_labels_that_a_factor_does_not_divide_are_mixed_as_caffe_does():
     assert torch.equal(fused.blobs["loss"], plain.blobs["loss"])
 
 
+def test_labels_of_a_given_size_are_not_taken_for_shrunk_ones():
+    body = LOSS.format(side=5, wide=13, more="").replace(
+        "shrink_factor: 4", "shrink_factor: 4 zoom_factor: 1 height: 5 width: 5"
+    )
+    labels = torch.randint(0, 2, (2, 1, 13, 13)).float()  # 13 pixels become 5: every third
+    fused, plain = both(body, x=torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1)), label=labels)
+    assert torch.equal(fused.blobs["loss"], plain.blobs["loss"])
+
+
 def test_other_normalizations_are_left_alone():
     _, said = lines(LOSS.format(side=4, wide=13, more="normalization: FULL"))
     assert said == []

@@ -100,6 +100,10 @@ def test_another_crf_costs_no_training(ran, capsys):
     """The snapshot is of the training: with other keys of the CRF the row is tested again, nothing else."""
     made, folder = recorded(ran), record_path(ran / "out", "refined", "max2", 1).parent
     snapshot = read_snapshot(folder / "snapshot.pt")
+    alike = record_path(ran / "out", "tiny", "max2", 1).with_name("snapshot.pt")
+    assert (
+        folder / "snapshot.pt"
+    ).read_bytes() == alike.read_bytes()  # with its sittings and seconds: it was trained once
     assert snapshot.identity == training_identity(made["provenance"], made["settings"])
     assert snapshot.identity == training_identity(
         recorded(ran, "tiny")["provenance"], recorded(ran, "tiny")["settings"]
@@ -128,6 +132,24 @@ def test_another_crf_costs_no_training(ran, capsys):
         assert again["deviates"]["crf.bi_w"] == 1
     finally:
         (folder / "record.json").write_text(text)
+
+
+def test_a_damaged_snapshot_of_a_row_trained_alike_is_not_taken(tmp_path, capsys):
+    command = [*run_command(tmp_path), "--row", "baseline", "--set", "solver.max_iter=1", *AS_DRAWN]
+    assert main(command) == 0
+    damaged = record_path(tmp_path / "out", "tiny", "baseline", 1).with_name("snapshot.pt")
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    write_protocol(tmp_path, CRF, name="refined")
+    capsys.readouterr()
+    assert main([f"{tmp_path}/refined.toml", *command[1:]]) == 0
+    assert "trained already" not in (err := capsys.readouterr().err)
+    assert "Starting at iteration 0 of 1" in err
+    damaged.unlink()
+    record_path(tmp_path / "out", "refined", "baseline", 1).unlink()
+    assert main([f"{tmp_path}/refined.toml", *command[1:]]) == 0  # its own snapshot
+    write_protocol(tmp_path, CRF, name="again")
+    assert main([f"{tmp_path}/again.toml", *command[1:]]) == 0
+    assert "  trained already, as refined baseline\n" in capsys.readouterr().err
 
 
 def test_a_record_that_its_reader_refuses(ran, tmp_path):

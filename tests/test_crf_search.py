@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 from matplotlib import colors
-from tiny import CRF, CRF_KEYS, items_of, main, run_command, write_protocol
+from tiny import CRF, CRF_KEYS, DT, items_of, main, run_command, write_protocol
 
 from repro.charts.crf_search import crf_search as chart
 from repro.evaluate import kept
@@ -214,6 +214,18 @@ def test_what_is_no_list(command, capsys):
     assert "must be numbers with commas between them, such as 3,4,5; got '3;4'" in capsys.readouterr().err
 
 
+def test_images_that_are_tried_at_once_share_the_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for workers, threads in ((0, 4), (1, 4), (2, 2), (9, 1)):
+            with crf_search.shared_threads(workers):
+                assert torch.get_num_threads() == threads
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_it_is_a_command_of_the_runner(capsys):
     with pytest.raises(SystemExit):
         main(["crf-search", "--help"])
@@ -248,7 +260,7 @@ def test_the_plot_shows_every_value():
 def test_an_output_is_kept_as_it_was(ran, command):
     """Attention weights and the edge map of a domain transform too."""
 
-    settings = load_protocol(f"{ran}/tiny.toml").row("attention3-extra").settings
+    settings = load_protocol(write_protocol(ran, CRF, DT, name="filtered")).row("attention3-extra").settings
     network, compute = build(settings["model"], 3, seed=1), crf_search.Compute(torch.device("cpu"))
     items = items_of(ran / "data", "val")
     kept.keep_outputs(network, items, settings, compute, place(ran) / "scores-x")

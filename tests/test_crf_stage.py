@@ -16,6 +16,9 @@ from repro.data.transforms import read_label
 from repro.device import Compute
 from repro.evaluate import postprocess
 from repro.evaluate.labels import evaluate, label_maps
+from repro.evaluate.postprocess import final_labels
+from repro.models import Output
+from repro.models.edge import DomainTransform
 from repro.protocol import load_protocol
 from repro.records.own import keep_protocol, kept_path
 from repro.run.plan import Plan
@@ -37,17 +40,8 @@ def crf_by_hand(network, item):
     with torch.no_grad():
         (scores,) = network.eval()(data).scores
     large = ops.interp(scores, data.shape[2:])[:, :, :height, :width]
-    k = CRF_KEYS
-    refined = ops.dense_crf(
-        F.log_softmax(large, 1),
-        data[:, :, :height, :width],
-        k["max_iter"],
-        k["pos_w"],
-        k["pos_xy_std"],
-        k["bi_w"],
-        k["bi_xy_std"],
-        k["bi_rgb_std"],
-    )
+    # CRF_KEYS are in the operator's order.
+    refined = ops.dense_crf(F.log_softmax(large, 1), data[:, :, :height, :width], *CRF_KEYS.values())
     return large.argmax(1)[0], refined.argmax(1)[0]
 
 
@@ -62,6 +56,26 @@ def test_labels_are_those_of_the_chain_by_hand(items):  # noqa: F811
         assert one.labels.dtype == one.before_crf.dtype == torch.uint8
         changed += int((before != after).sum())
     assert changed > 20
+
+
+def test_a_domain_transform_stands_before_the_crf():
+    """Scores x 8, the filter within each image's size, log softmax, CRF on the image alone, argmax; a padded batch of two sizes."""
+    torch.manual_seed(2)
+    sizes, transform, data = [(33, 40), (20, 41)], DomainTransform(2, 10, 1, 0.0), torch.randn(2, 3, 41, 41) * 60
+    output = Output([torch.randn(2, 3, 6, 6)], None, "average", torch.rand(2, 1, 41, 41), transform)
+    found = final_labels(output, data, sizes, CRF_KEYS)
+    large = ops.interp(output.scores[0], (41, 41))
+    for i, (height, width) in enumerate(sizes):
+        own = (slice(i, i + 1), ..., slice(height), slice(width))
+        valid = torch.tensor([sizes[i]])
+        filtered = ops.domain_transform(large[i : i + 1], output.edge[i : i + 1], *transform, valid)[
+            ..., :height, :width
+        ]
+        refined = ops.dense_crf(F.log_softmax(filtered, 1), data[own], *CRF_KEYS.values())
+        assert torch.equal(found[i][0].long(), refined.argmax(1)[0])
+        assert torch.equal(found[i][1].long(), filtered.argmax(1)[0])
+        assert (found[i][0] != found[i][1]).any()
+        assert (filtered.argmax(1) != large[own].argmax(1)).any()
 
 
 def test_one_pass_counts_before_and_after(items):  # noqa: F811
@@ -88,6 +102,14 @@ def test_workers_change_nothing(items, workers):  # noqa: F811
     )
     assert np.array_equal(here.confusion, beside.confusion)
     assert np.array_equal(here.before_crf, beside.before_crf)
+    one_by_one, ahead = (
+        [one for batch in label_maps(Known(), items * 2, settings_for(batch_size=1), compute) for one in batch]
+        for compute in (CPU, Compute(torch.device("cpu"), workers=workers))
+    )
+    assert [one.image.item for one in ahead] == items * 2  # in the list's order
+    for first, second in zip(one_by_one, ahead, strict=True):
+        assert torch.equal(first.labels, second.labels)
+        assert torch.equal(first.before_crf, second.before_crf)
     assert threading.active_count() == before
 
 

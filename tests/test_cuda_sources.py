@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import assert_as_exact_as_reference, assert_close, assert_equals_caffe, golden
 from emulated_cuda import MODES, emulated_kernels
+from op_inputs import sparse_pictures
 from torch.utils.cpp_extension import include_paths
 
 from repro.ops import dense_crf, reference
@@ -388,3 +389,9 @@ def test_dense_crf_gives_the_bits_of_the_cpu(emulated, n, c, size, iterations, s
     image = image - torch.tensor(104.25) if wide else image
     found = emulated.dense_crf(scores, image, iterations, *setting)
     assert torch.equal(found, dense_crf(scores, image, iterations, *setting))  # which equals Caffe
+
+
+def test_dense_crf_fills_up_the_last_four_pixels_as_the_cpu_does(emulated):
+    for seed in range(10):
+        given = *sparse_pictures(seed), 1, 0, 3, 5, 3, 10
+        assert torch.equal(emulated.dense_crf(*given), dense_crf(*given))

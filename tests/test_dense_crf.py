@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden
-from op_inputs import LAYOUTS, laid_out
+from op_inputs import LAYOUTS, laid_out, sparse_pictures
 
+from repro.bench import lattice
 from repro.ops import dense_crf, reference
 
 SMALL, LARGE = golden("dense_crf.npz"), golden("dense_crf_large.npz")
@@ -92,6 +93,26 @@ def test_the_lattice_approximates_the_exact_gaussians_no_worse_than_in_the_golde
     found, exact = (op(scores, image, 10, *SMALL_SETTING) for op in (dense_crf, reference.dense_crf))
     assert (found - exact).abs().mean() <= max(mean for mean, _, _ in worst)
     assert (found.argmax(1) == exact.argmax(1)).double().mean() >= min(agreement for *_, agreement in worst)
+
+
+def test_the_last_four_pixels_are_filled_up_with_zeros_as_in_caffe(device):
+    for seed in range(20):
+        scores, image = (x.to(device) for x in sparse_pictures(seed))
+        found = dense_crf(scores, image, 1, 0, 3, 5, 3, 10)
+        assert (found - lattice.dense_crf(scores, image, 1, 0, 3, 5, 3, 10)).abs().max() <= 2e-6
+
+
+def test_equals_kraehenbuehls_library():
+    densecrf = pytest.importorskip("pydensecrf.densecrf", reason="needs the extra bench: pip install .[bench]")
+    for seed in range(20):
+        scores, image = sparse_pictures(seed)
+        field = densecrf.DenseCRF(9, 3)
+        field.setUnaryEnergy(-scores[0].reshape(3, 9).numpy())
+        xy = np.stack(np.meshgrid(range(3), range(3))).reshape(2, 9) / 3
+        features = np.concatenate([xy, image[0].reshape(3, 9) / 10]).astype(np.float32)
+        field.addPairwiseEnergy(features, compat=5, normalization=densecrf.NORMALIZE_AFTER)
+        theirs = torch.from_numpy(np.array(field.inference(1))).reshape(1, 3, 3, 3)
+        assert (dense_crf(scores, image, 1, 0, 3, 5, 3, 10) - theirs).abs().max() <= 2e-6
 
 
 @IMPLEMENTATIONS

@@ -7,6 +7,7 @@ from tiny import DT_ROW, items_of, main, run_command, write_protocol
 
 import caffe_weights
 import repro
+from repro.data.stream import ImageSegData
 from repro.device import Compute
 from repro.export import main as export
 from repro.models import Output, build, enlarged_scores
@@ -14,7 +15,9 @@ from repro.models.edge import DomainTransform
 from repro.ops import domain_transform, interp, merge_scores
 from repro.protocol import load_protocol
 from repro.records.store import read_record
+from repro.solver.loss import losses
 from repro.solver.snapshot import read_snapshot, trained_network
+from repro.solver.train import iteration_seed
 from repro.visualize.figures import figures_of_run
 from repro.visualize.network import see
 
@@ -60,6 +63,25 @@ def test_scores_are_filtered_within_each_image_only():
     assert not torch.equal(found, large)
     half = Output([one.bfloat16() for one in scores], logits.bfloat16(), "attention", edge.bfloat16(), transform)
     assert enlarged_scores(half, (33, 33), None).dtype == torch.float32
+
+
+def test_training_filters_within_each_image_too(run):
+    """The first iteration's loss, computed again from what the data stream says of the images' sizes."""
+    record = read_record(run / FOLDER / "record.json")
+    settings = record["settings"]
+    network = build(settings["model"], 3, seed=1)
+    transform = {key: settings["transform"][key] for key in ("crop_size", "mean_bgr", "mirror", "scale_factors")}
+    stream = ImageSegData(
+        items_of(run / "data", "train"), batch_size=2, **transform, shuffle=True, ignore_label=255, seed=1
+    )
+    data, label, dim = next(iter(stream))
+    assert (dim < 33).any()
+    terms = []
+    for valid_size in (dim, None):
+        torch.manual_seed(iteration_seed(1, 0))  # of dropout
+        terms.append(losses(network(data), label, network.scales, False, 255, valid_size)["loss"].item())
+    assert record["loss_curve"][0] == pytest.approx(terms[0], rel=1e-6)
+    assert terms[1] != pytest.approx(terms[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

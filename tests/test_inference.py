@@ -84,7 +84,17 @@ def test_a_caffemodel_of_a_named_row(ran, model, tmp_path):
     assert np.array_equal(again.predict(PIXELS).probabilities, model.predict(PIXELS).probabilities)
 
 
-@pytest.mark.parametrize(("table", "row"), [("table1", "attention3"), ("table3", "baseline"), ("table6", "attention2")])
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("table1", "attention3"),
+        ("table3", "baseline"),
+        ("table6", "attention2"),
+        ("text", "msc-person-part"),
+        ("table4", "msc-largefov"),
+        ("table4", "attention-dt-coco"),
+    ],
+)
 def test_the_row_that_a_caffemodel_fits(table, row, tmp_path):
     from repro.inference import _row_that_fits
 
@@ -93,6 +103,7 @@ def test_the_row_that_a_caffemodel_fits(table, row, tmp_path):
     assert found.settings["data"]["class_names"] == expected["data"]["class_names"]
     assert found.settings["model"]["scales"] == expected["model"]["scales"]
     assert found.settings["model"]["merge"] == expected["model"]["merge"]
+    assert found.settings["model"].keys() == expected["model"].keys()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from repro.ops import reference
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # forward mode's own
 LABELS = torch.zeros(2, 4, 5, dtype=torch.uint8)
 IMAGE = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
+FILTER = (2, 5.0, 2.0, 0.0)
 CALLS = {
     "interp": lambda x: ops.interp(x, (7, 7)).sum(),
     "interp_backward": lambda x: torch.ops.repro.interp_backward(x, (3, 3)).sum(),
@@ -18,6 +19,9 @@ CALLS = {
     "merge_scores with logits": lambda x: ops.merge_scores([x.detach()] * 2, x[:, :2])[0].sum(),
     "merge_scores_backward": lambda x: torch.ops.repro.merge_scores_backward(x, None, [x.detach()], None, "max")[0][0].sum(),
     "segmentation_loss": lambda x: ops.segmentation_loss(x, LABELS, 1),
+    "domain_transform": lambda x: ops.domain_transform(x, x[:, :1].detach(), *FILTER).sum(),
+    "domain_transform of the edges": lambda x: ops.domain_transform(x.detach(), x[:, :1], *FILTER).sum(),
+    "domain_transform_backward": lambda x: torch.ops.repro.domain_transform_backward(x, x.detach(), x[:, :1].detach(), *FILTER, None)[0].sum(),
 }  # fmt: skip
 DIFFERENTIABLE = pytest.mark.parametrize("name", CALLS)
 

@@ -4,7 +4,15 @@ import pytest
 import torch
 from conftest import assert_close
 
-from repro.ops import confusion_matrix, dense_crf, interp, merge_scores, predict, segmentation_loss
+from repro.ops import (
+    confusion_matrix,
+    dense_crf,
+    domain_transform,
+    interp,
+    merge_scores,
+    predict,
+    segmentation_loss,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,6 +30,7 @@ def test_inductor_compiles_every_op_without_a_graph_break(device, tmp_path, monk
 
     def train(scores, logits):
         merged, weights = merge_scores([score * 1.5 for score in scores], logits.relu())
+        merged = domain_transform(merged * 2, logits[:, :1].relu(), 2, 5.0, 2.0, 0.0)
         loss = segmentation_loss(merged, labels, 8) + segmentation_loss(interp(scores[1], (5, 5)), labels, 16)
         return loss + weights.square().mean()
 

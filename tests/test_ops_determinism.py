@@ -48,6 +48,16 @@ def segmentation_loss(dtype, images):
     return results
 
 
+def domain_transform(dtype, images):
+    results = []
+    for channels in (21, 7):
+        x = torch.randn(images, channels, 97, 129, dtype=dtype, requires_grad=True)
+        edge = torch.rand(images, 1, 97, 129, dtype=dtype, requires_grad=True)
+        valid_size = torch.tensor([[97, 129], [60, 129], [97, 31]])[:images]
+        results += gradients([ops.domain_transform(x, edge, 2, 30.0, 1.0, 0.0, valid_size)], [x, edge])
+    return results
+
+
 def confusion_matrix(dtype, images):
     prediction, label = (torch.randint(0, 22, (images, 321, 321)) for _ in range(2))
     return [*ops.confusion_matrix(prediction, label, 21)]
@@ -66,6 +76,7 @@ OPS = {
     "merge_scores-max": lambda dtype, images: merge_scores(dtype, images, "max"),
     "predict": predict,
     "segmentation_loss": segmentation_loss,
+    "domain_transform": domain_transform,
     "confusion_matrix": confusion_matrix,
     "dense_crf": dense_crf,
 }

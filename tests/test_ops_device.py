@@ -23,6 +23,11 @@ CALLS = {
         (HERE, ELSEWHERE[:, :1].expand(1, 3, 3, 3), 1, 3.0, 3.0, 5.0, 50.0, 10.0),
         (ELSEWHERE, HERE[:, :1].expand(1, 3, 3, 3), 1, 3.0, 3.0, 5.0, 50.0, 10.0),
     ),
+    "domain_transform": (
+        (HERE, ELSEWHERE[:, :1], 1, 5.0, 2.0, 0.0, None),
+        (HERE, HERE[:, :1], 1, 5.0, 2.0, 0.0, torch.ones(1, 2, dtype=torch.int64, device="meta")),
+        (ELSEWHERE, HERE[:, :1], 1, 5.0, 2.0, 0.0, None),
+    ),
     "confusion_matrix": ((LABELS, LABELS.to("meta"), 3, 255), (LABELS.to("meta"), LABELS, 3, 255)),
 }
 CASES = pytest.mark.parametrize(
@@ -56,3 +61,6 @@ def test_the_kernel_of_the_gradient():
     ):
         with pytest.raises(ValueError, match=MESSAGE.format("merge_scores_backward")):
             backward.redispatch(cpu, *arguments)
+    backward = torch.ops.repro.domain_transform_backward.default
+    with pytest.raises(ValueError, match=MESSAGE.format("domain_transform_backward")):
+        backward.redispatch(cpu, ELSEWHERE, HERE, HERE[:, :1], 1, 5.0, 2.0, 0.0, None)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.ops import interp, merge_scores, predict
+from repro.ops import domain_transform, interp, merge_scores, predict
 
 EVERY = torch.arange(2**16, dtype=torch.int32).to(torch.int16)  # every pattern of 16 bits
 DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -30,7 +30,9 @@ def test_what_is_loaded_and_stored_again_stays_the_same(dtype, channels):
     count = 2**16 // channels * channels
     x = EVERY[:count].view(dtype).reshape(1, channels, 1, -1)
     expected = x.float()
-    for copy in (interp(x, x.shape[2:]), merge_scores([x], mode="max")[0]):
+    nothing_valid = torch.zeros(1, 2, dtype=torch.int64)
+    unfiltered = domain_transform(x, torch.zeros_like(x[:, :1]), 1, 5.0, 2.0, 0.0, nothing_valid)
+    for copy in (interp(x, x.shape[2:]), merge_scores([x], mode="max")[0], unfiltered):
         assert torch.equal(bits(copy), bits(expected.to(dtype)))
     summed = expected + 0.0  # from 0, as Eltwise sums: -0 becomes 0
     assert torch.equal(bits(merge_scores([x], mode="average")[0]), bits(summed.to(dtype)))

@@ -136,6 +136,8 @@ def test_the_list_shows_every_row_of_every_table(tmp_path):
             expected = f"{row.status}: {row.why}" if row.status != "run" else "not recorded"
             assert line.endswith(expected)
     assert list_lines(["table3"], tmp_path, [1])[0].startswith("table3: ")
+    titles = [line.partition(":")[0] for line in list_lines(["text"], tmp_path, [1]) if not line.startswith(" ")]
+    assert titles == ["coco_pretrain", "text"]  # table 1's baseline is a stage too, and a row of its table first
 
 
 def test_the_list_shows_what_is_recorded(tmp_path):

@@ -26,6 +26,24 @@ def test_every_shipped_protocol_loads(path):
         assert [(row.id, row.paper) for row in stand_in.rows][: len(rows)] == rows
 
 
+def test_rows_are_added_to_those_of_the_extended_file(tmp_path):
+    write_protocol(tmp_path)
+    text = f'extends = "{tmp_path}/tiny.toml"\n{{}}[[row]]\nid = "half"\npaper = 1.50\nmodel.scales = [0.5]\nmodel.merge = "none"\nmodel.extra_supervision = false\n'
+    (tmp_path / "more.toml").write_text(text.format("adds_rows = true\n"))
+    more = load_protocol(str(tmp_path / "more.toml"))
+    assert [(row.id, row.printed) for row in more.rows] == [
+        ("baseline", "51.91"),
+        ("max2", "52.90"),
+        ("attention3-extra", ""),
+        ("half", "1.50"),
+    ]
+    (tmp_path / "other.toml").write_text(text.format(""))
+    assert [row.id for row in load_protocol(str(tmp_path / "other.toml")).rows] == ["half"]
+    (tmp_path / "wrong.toml").write_text(text.format('adds_rows = "yes"\n'))
+    with pytest.raises(ValueError, match=r"wrong.toml: adds_rows must be true or false; got 'yes'; correct it"):
+        load_protocol(str(tmp_path / "wrong.toml"))
+
+
 def test_rows_apply_their_own_keys_and_overrides_win(tmp_path):
     path = write_protocol(tmp_path, ('id = "max2"', 'id = "max2"\nsolver.max_iter = 9\nsolver.gamma = 0.5'))
     assert [row.settings["solver"]["max_iter"] for row in load_protocol(path).rows] == [6, 9, 6]

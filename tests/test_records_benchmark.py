@@ -63,9 +63,12 @@ def test_a_damaged_benchmark(tmp_path, spoil, reason):
     [
         ("never slower", 1.0, 0.824, ("≥ 1×", "0.824×")),
         ("time", 5.0, 4.9, ("≥ 5×", "4.9×")),
+        ("time of opencv", 20.0, 21.4, ("≥ 20×", "21.4×")),
         ("memory", 0.05, 0.0231, ("≤ 0.05 of eager's", "0.0231 of eager's")),
         ("bandwidth", 0.8, 0.79, ("≥ 80 % of a copy's", "79 % of a copy's")),
         ("launches", 2, 3, ("≤ 2", "3")),
+        ("time of pydensecrf", 4.0, 3.14159, ("≥ 4×", "3.14×")),
+        ("memory of pydensecrf", 1.0, 1.25, ("≤ 1 of pydensecrf's", "1.25 of pydensecrf's")),
     ],
 )
 def test_targets_in_words(what, bound, found, words):
@@ -76,4 +79,5 @@ def test_targets_in_words(what, bound, found, words):
 
 
 def test_every_kind_of_target_has_words():
-    assert set(KINDS) == {"never slower", "time", "memory", "bandwidth", "launches"}
+    rivals = {"time of eager", "time of opencv", "time of pydensecrf", "memory of pydensecrf"}
+    assert set(KINDS) == {"never slower", "time", "memory", "bandwidth", "launches"} | rivals

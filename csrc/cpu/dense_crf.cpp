@@ -22,7 +22,7 @@ using V = Lanes<float>;
 template <int D, class I>
 Buffer<float> features_of(const I* image, Size size, float xy_std, float rgb_std) {
   const int64_t pixels = size.H * size.W;
-  Buffer<float> features = unwritten<float>(D * pixels + kLanes);
+  Buffer<float> features(D * pixels + kLanes);
   std::fill(features.get() + D * pixels, features.get() + D * pixels + kLanes, 0.0f);
   at::parallel_for(0, size.H, std::max<int64_t>(1, 16384 / size.W), [&](int64_t begin, int64_t end) {
     for (int64_t y = begin; y < end; ++y)
@@ -46,9 +46,7 @@ struct Term {
   const V* filtered = nullptr;
 
   Term(const float* features, int64_t pixels, float weight, int64_t row)
-      : lattice(features, pixels),
-        share(unwritten<float>(pixels)),
-        values(unwritten<V>(2 * row * (lattice.vertices() + 1))) {
+      : lattice(features, pixels), share(pixels), values(2 * row * (lattice.vertices() + 1)) {
     std::fill(share.get(), share.get() + pixels, 1.0f);
     auto* const scratch = reinterpret_cast<float*>(values.get());
     const float* const sums = lattice.filter(share.get(), 1, scratch, scratch + lattice.vertices() + 1);
@@ -127,8 +125,8 @@ REPRO_INLINE void softmax(V* scores, int64_t row, int64_t C, V* columns) {
 REPRO_CLONES void update(const float* log_prob, const Term<2>* positions, const Term<5>* colours, int64_t C,
                          int64_t first, int64_t last, V* q, float* dense) {
   const int64_t row = (C + kLanes - 1) / kLanes;
-  const Buffer<V> scores = unwritten<V>(kLanes * row);
-  const Buffer<V> columns = unwritten<V>(kLanes * row);
+  const Buffer<V> scores(kLanes * row);
+  const Buffer<V> columns(kLanes * row);
   std::fill(scores.get(), scores.get() + kLanes * row, V{});
   for (int64_t p0 = first; p0 < last; p0 += kLanes) {
     const int64_t pixels = std::min<int64_t>(kLanes, last - p0);
@@ -155,7 +153,7 @@ void dense_crf(Cpu, const float* log_prob, const I* image, Size size, int64_t N,
                void* /*scratch*/, float* probability) {
   const int64_t pixels = size.H * size.W;
   const int64_t row = (C + kLanes - 1) / kLanes;
-  const Buffer<V> q = unwritten<V>(crf.iterations > 0 ? pixels * row : 0);
+  const Buffer<V> q(crf.iterations > 0 ? pixels * row : 0);
   // The same for every image of a size.
   std::unique_ptr<Term<2>> positions;
   if (crf.iterations > 0 && crf.pos_w > 0 && N > 0)

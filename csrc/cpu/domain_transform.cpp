@@ -2,7 +2,6 @@
 // right and back: a task owns rows. One visit of a block of columns filters it from top to bottom and back: a task owns
 // blocks, as wide as its cache holds. The weights of all iterations are made once, for all channels. Bytes: in each
 // iteration the map twice read and twice written. Every element is computed in Caffe's order, whoever computes it.
-#include "shared/domain_transform.h"
 
 #include <ATen/Parallel.h>
 
@@ -23,19 +22,25 @@ REPRO_INLINE void filter_row(const T* x, const acc_t<T>* w, const Extent& extent
     using Value = decltype(lanes);
     constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
     Value last[R][V];
-    const auto step = [&](const auto* from, int64_t p, int64_t link, bool first) REPRO_LAMBDA {
+    const auto step = [&](const auto* from, int64_t p, int64_t link) REPRO_LAMBDA {
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const int64_t e = (r * stride + p) * C;
+        const Acc weight = w[r * stride + link];
         Value value[V];
-        for (int v = 0; v < V; ++v) get(value[v], from + e + offsets[v]);
-        const Acc weight = first ? Acc(0) : w[r * stride + link];
-        for (int v = 0; v < V; ++v) last[r][v] = first ? value[v] : value[v] + weight * (last[r][v] - value[v]);
-        for (int v = 0; v < V; ++v) put(y + e + offsets[v], last[r][v]);
+        get_all(value, from + e, offsets);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) last[r][v] = value[v] + weight * (last[r][v] - value[v]);
+        put_all(y + e, offsets, last[r]);
       }
     };
-    step(x, 0, 0, true);
-    for (int64_t p = 1; p < width; ++p) step(x, p, p, false);
-    for (int64_t p = width - 2; p >= 0; --p) step(y, p, p + 1, false);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      get_all(last[r], x + r * stride * C, offsets);
+      put_all(y + r * stride * C, offsets, last[r]);
+    }
+    for (int64_t p = 1; p < width; ++p) step(x, p, p);
+    for (int64_t p = width - 2; p >= 0; --p) step(y, p, p + 1);
   });
 }
 
@@ -50,32 +55,38 @@ REPRO_CLONES void rows_task(const T* x, const acc_t<T>* w, const Extent& extent,
 
 template <class Acc>
 REPRO_CLONES void columns_task(const Acc* w, const Extent& extent, int64_t C, int64_t begin, int64_t end, Acc* map) {
-  const int64_t elements = (end - begin) * C;
   const int64_t stride = extent.map.W * C;
-  std::vector<Acc> weights(elements + kLanes);
+  std::vector<Acc> room((end - begin) * C + kLanes);
   const auto step = [&](int64_t h, int64_t beside, int64_t link) REPRO_LAMBDA {
-    spread(w + link * extent.map.W + begin, end - begin, C, weights.data());
     Acc* const row = map + h * stride + begin * C;
     const Acc* const last = map + beside * stride + begin * C;
-    for_elements<Acc>(elements, [&](int64_t e, auto value) REPRO_LAMBDA {
-      auto before = value;
-      auto weight = value;
-      get(value, row + e);
-      get(before, last + e);
-      get(weight, weights.data() + e);
-      value = value + weight * (before - value);
-      put(row + e, value);
-    });
+    for_weighted<Acc>(w + link * extent.map.W + begin, end - begin, C, room.data(),
+                      [&](auto at, const auto& offsets, const auto& weight, auto lanes) REPRO_LAMBDA {
+                        constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
+                        decltype(lanes) value[V], before[V];
+                        get_all(value, row + at.e, offsets);
+                        get_all(before, last + at.e, offsets);
+#pragma GCC unroll 4
+                        for (int v = 0; v < V; ++v) value[v] = value[v] + weight * (before[v] - value[v]);
+                        put_all(row + at.e, offsets, value);
+                      });
   };
-  for (int64_t h = 1; h < extent.valid.H; ++h) step(h, h - 1, h);
+  for (int64_t h = 1; h < extent.valid.H; ++h) {
+    const int64_t ahead = std::min(h + kRowsAhead, extent.valid.H - 1);
+    prefetch(map + ahead * stride + begin * C, (end - begin) * C);
+    prefetch(w + ahead * extent.map.W + begin, end - begin);
+    step(h, h - 1, h);
+  }
   for (int64_t h = extent.valid.H - 2; h >= 0; --h) step(h, h + 1, h + 1);
 }
 
 template <class T>
-void weights_task(const T* edge, const Extent& extent, const EdgeWeight<acc_t<T>>& weight, int64_t row,
-                  acc_t<T>* weights) {
-  const int64_t first = row * extent.map.W;
-  for (int64_t p = first; p < first + extent.valid.W; ++p) weights[p] = weight(load(edge[p]));
+REPRO_CLONES void weights_task(const T* edge, const EdgeWeight<acc_t<T>>& weight, int64_t count, acc_t<T>* weights) {
+  for_elements<acc_t<T>>(count, [&](int64_t e, auto lanes) REPRO_LAMBDA {
+    get(lanes, edge + e);
+    lanes = weight.clip(exact_exponential(weight.distance(lanes)));
+    put(weights + e, lanes);
+  });
 }
 
 template <class From, class To>
@@ -93,11 +104,12 @@ void make_weights(const T* edge, const Extent& extent, const Filter& filter, acc
   std::vector<EdgeWeight<acc_t<T>>> of;
   for (int64_t i = 0; i < filter.num_iter; ++i) of.emplace_back(filter, i);
   const int64_t positions = extent.map.H * extent.map.W;
-  at::parallel_for(0, filter.num_iter * extent.valid.H, rows_per_task(16 * extent.valid.W),
+  at::parallel_for(0, filter.num_iter * extent.valid.H, rows_per_task(8 * extent.valid.W),
                    [&](int64_t begin, int64_t end) {
                      for (int64_t r = begin; r < end; ++r) {
                        const int64_t i = r / extent.valid.H;
-                       weights_task(edge, extent, of[i], r % extent.valid.H, weights + i * positions);
+                       const int64_t first = r % extent.valid.H * extent.map.W;
+                       weights_task(edge + first, of[i], extent.valid.W, weights + i * positions + first);
                      }
                    });
 }
@@ -112,7 +124,7 @@ void filter_rows(const T* x, const acc_t<T>* w, const Extent& extent, int64_t C,
 template <class Acc>
 void filter_columns(const Acc* w, const Extent& extent, int64_t C, Acc* map) {
   const int64_t wide = columns_at_once(extent.valid.H * C, sizeof(Acc));
-  at::parallel_for(0, ceil_div(extent.valid.W, wide), 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, (extent.valid.W + wide - 1) / wide, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b)
       columns_task(w, extent, C, b * wide, std::min((b + 1) * wide, extent.valid.W), map);
   });

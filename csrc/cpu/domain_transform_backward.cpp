@@ -1,122 +1,170 @@
 // The gradients of the domain transform on the CPU, image by image. The iterations run again up to the last one's
 // rows; then, from the last iteration to the first, a task owns blocks of columns, then rows: it runs a line there and
-// back once more, keeps what each step added (before the weight), and goes back over the gradient. Memory: a map for
-// every iteration but 16-bit storage's own two, and three planes; per thread two blocks of columns or two rows. Bytes:
-// in each iteration about eleven readings or writings of a map. Every element is summed in one order, whoever sums it.
+// back once more, keeps what each step added (before the weight), and goes back over the gradient. Memory beyond the
+// result: K maps of one image in the accumulator's type, for 16-bit storage one more, and K + 2 planes; a thread holds
+// two blocks of columns or four rows. Bytes: in each iteration about eleven readings or writings of a map. Every
+// element is summed in one order, whoever sums it.
 #include <ATen/Parallel.h>
 
 #include "recursion.h"
 #include "rows.h"
-#include "shared/domain_transform.h"
 
 namespace repro {
 
 namespace {
 
-// Lines of one position's channels: their product, summed over the channels of every position.
+// The sums over the channels of each position of a row, gathered block of channels by block of channels.
 template <class Acc>
 class Dots {
  public:
   Dots(int64_t positions, int64_t C)
-      : channels_(C), C_(C), partial_((positions + kLanes) * kLanes), sums_(positions + kLanes) {}
+      : C_(C), products_((positions + kLanes) * std::max<int64_t>(C, kLanes)), sums_(positions + kLanes) {
+    for (int i = 0; i < kLanes; ++i) tail_[i] = C % kLanes == 0 || i >= kLanes - C % kLanes ? -1 : 0;
+  }
 
-  // The sums over the C channels of the first `positions` positions; both lines have room for one vector too many.
-  REPRO_INLINE const Acc* of(const Acc* a, const Acc* b, int64_t positions) {
-    for (int64_t p = 0; p < positions; ++p) {
-      Lanes<Acc> sum{};
-      channels_.each(
-          kLanes,
-          [&](int64_t c, const auto& keep) REPRO_LAMBDA {
-            Lanes<Acc> x, y;
-            get(x, a + p * C_ + c);
-            get(y, b + p * C_ + c);
-            sum += keep(x * y, Lanes<Acc>{});
-          },
-          [](int64_t) REPRO_LAMBDA {});
-      put(partial_.data() + p * kLanes, sum);
+  // The products of one position's block of channels; `more` adds them to what the position has.
+  template <int V>
+  REPRO_INLINE void add(AtPosition at, const int64_t (&offsets)[V], const Lanes<Acc> (&a)[V], const Lanes<Acc> (&b)[V],
+                        bool more) {
+    Acc* const to = products_.data() + at.p * kLanes;
+    Lanes<Acc> sum{};
+    if (more || offsets[0] > 0) get(sum, to);
+#pragma GCC unroll 4
+    for (int v = 0; v + 1 < V; ++v) sum += a[v] * b[v];
+    const Lanes<Acc> last = a[V - 1] * b[V - 1];
+    sum += offsets[V - 1] + kLanes == C_ ? (tail_ ? last : Lanes<Acc>{}) : last;
+    put(to, sum);
+  }
+  template <class At, class Value, int V>
+  REPRO_INLINE void add(At at, const int64_t (&offsets)[V], const Value (&a)[V], const Value (&b)[V], bool more) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      Acc* const to = products_.data() + at.e + offsets[v];
+      Value sum{};
+      if (more) get(sum, to);
+      sum += a[v] * b[v];
+      put(to, sum);
     }
-    sum_lanes(partial_.data(), positions, sums_.data());
+  }
+
+  REPRO_INLINE const Acc* sums(int64_t positions) {
+    if (C_ >= kLanes) {
+      sum_lanes(products_.data(), positions, sums_.data());
+      return sums_.data();
+    }
+    const Acc* product = products_.data();
+    for (int64_t p = 0; p < positions; ++p) {
+      sums_[p] = *product++;
+      for (int64_t c = 1; c < C_; ++c) sums_[p] += *product++;
+    }
     return sums_.data();
   }
 
  private:
-  Channels<Acc> channels_;
   int64_t C_;
-  std::vector<Acc> partial_;
+  Index<Lanes<Acc>> tail_;  // the lanes of a position's last vector that no other vector has
+  std::vector<Acc> products_;
   std::vector<Acc> sums_;
+};
+
+// What a task holds of a block of columns, made once.
+template <class Acc>
+struct Block {
+  std::vector<Acc> room;  // for_weighted's
+  std::vector<Acc> line;
+  std::vector<Acc> there;  // what the steps down and up added, before the weight
+  std::vector<Acc> again;
+  std::vector<Acc> sums;  // the gradients of the weights
+  Dots<Acc> dots;
+
+  Block(int64_t columns, int64_t height, int64_t C)
+      : room(columns * C + kLanes),
+        line(columns * C + kLanes),
+        there(height * columns * C + kLanes),
+        again(height * columns * C + kLanes),
+        sums(height * columns),
+        dots(columns, C) {}
 };
 
 // Columns [begin, end): from the gradient after the iteration's columns, `from`, that before them, and the weights'.
 //   map      before the columns
 //   dweight  (H, W), written in the valid part
 template <class Acc, class From>
-REPRO_CLONES void columns_task(const Acc* map, const Acc* w, const From* from, const Extent& extent, int64_t C,
-                               int64_t begin, int64_t end, Acc* gradient, Acc* dweight) {
+REPRO_INLINE void columns_backward(const Acc* map, const Acc* w, const From* from, const Extent& extent, int64_t C,
+                                   int64_t begin, int64_t end, Block<Acc>& block, Acc* gradient, Acc* dweight) {
   const int64_t positions = end - begin;
   const int64_t elements = positions * C;
   const int64_t stride = extent.map.W * C;
   const int64_t height = extent.valid.H;
   const auto row = [&](auto* of, int64_t h) REPRO_LAMBDA { return of + h * stride + begin * C; };
-  std::vector<Acc> spread_weights(elements + kLanes);
-  std::vector<Acc> line(elements + kLanes);
-  std::vector<Acc> down(height * elements + kLanes);  // what the steps down and up added, before the weight
-  std::vector<Acc> up(height * elements + kLanes);
-  Dots<Acc> dots(positions, C);
-  Acc* const weights = spread_weights.data();
-  Acc* const current = line.data();
-  const auto link = [&](int64_t h) REPRO_LAMBDA { spread(w + h * extent.map.W + begin, positions, C, weights); };
+  Acc* const current = block.line.data();
+  Acc* const there = block.there.data();
+  Acc* const again = block.again.data();
+  const auto at_link = [&](int64_t h, const auto& body) REPRO_LAMBDA {
+    for_weighted<Acc>(w + h * extent.map.W + begin, positions, C, block.room.data(), body);
+  };
 
   for_elements<Acc>(elements, [&](int64_t e, auto value) REPRO_LAMBDA {
     get(value, row(map, 0) + e);
     put(current + e, value);
-    put(up.data() + e, value);
+    put(again + e, value);
   });
   for (int64_t h = 1; h < height; ++h) {
-    link(h);
-    const Acc* const at = row(map, h);
-    Acc* const added = down.data() + h * elements;
-    Acc* const filtered = up.data() + h * elements;
-    for_elements<Acc>(elements, [&](int64_t e, auto value) REPRO_LAMBDA {
-      auto last = value;
-      auto weight = value;
-      get(value, at + e);
-      get(last, current + e);
-      get(weight, weights + e);
-      last -= value;
-      put(added + e, last);
-      value = value + weight * last;
-      put(current + e, value);
-      put(filtered + e, value);
+    const int64_t ahead = std::min(h + kRowsAhead, height - 1);
+    prefetch(row(map, ahead), elements);
+    prefetch(w + ahead * extent.map.W + begin, positions);
+    const Acc* const before = row(map, h);
+    const Acc* const last = again + (h - 1) * elements;
+    Acc* const filtered = again + h * elements;
+    Acc* const added = there + h * elements;
+    at_link(h, [&](auto at, const auto& offsets, const auto& weight, auto lanes) REPRO_LAMBDA {
+      constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
+      decltype(lanes) value[V], step[V];
+      get_all(value, before + at.e, offsets);
+      get_all(step, last + at.e, offsets);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        step[v] -= value[v];
+        value[v] = value[v] + weight * step[v];
+      }
+      put_all(added + at.e, offsets, step);
+      put_all(filtered + at.e, offsets, value);
     });
   }
+  std::copy_n(again + (height - 1) * elements, elements, current);
   for (int64_t h = height - 2; h >= 0; --h) {
-    link(h + 1);
-    Acc* const filtered = up.data() + h * elements;
-    for_elements<Acc>(elements, [&](int64_t e, auto value) REPRO_LAMBDA {
-      auto last = value;
-      auto weight = value;
-      get(value, filtered + e);
-      get(last, current + e);
-      get(weight, weights + e);
-      last -= value;
-      put(filtered + e, last);
-      value = value + weight * last;
-      put(current + e, value);
+    Acc* const filtered = again + h * elements;
+    at_link(h + 1, [&](auto at, const auto& offsets, const auto& weight, auto lanes) REPRO_LAMBDA {
+      constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
+      decltype(lanes) value[V], step[V];
+      get_all(value, filtered + at.e, offsets);
+      get_all(step, current + at.e, offsets);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        step[v] -= value[v];
+        value[v] = value[v] + weight * step[v];
+      }
+      put_all(filtered + at.e, offsets, step);
+      put_all(current + at.e, offsets, value);
     });
   }
 
   // Caffe: a step's gradient goes on to the position that it came from, and what is left stays.
-  const auto back = [&](const auto* next, Acc* to) REPRO_LAMBDA {
-    for_elements<Acc>(elements, [&](int64_t e, auto value) REPRO_LAMBDA {
-      auto other = value;
-      auto weight = value;
-      get(value, current + e);
-      get(other, next + e);
-      get(weight, weights + e);
-      other = other + weight * value;
-      value = (Acc(1) - weight) * value;
-      put(current + e, other);
-      put(to + e, value);
+  const auto back = [&](int64_t link, const Acc* added, const auto* next, Acc* to) REPRO_LAMBDA {
+    at_link(link, [&](auto at, const auto& offsets, const auto& weight, auto lanes) REPRO_LAMBDA {
+      constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
+      decltype(lanes) value[V], step[V], other[V];
+      get_all(value, current + at.e, offsets);
+      get_all(step, added + at.e, offsets);
+      get_all(other, next + at.e, offsets);
+      block.dots.add(at, offsets, value, step, false);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        other[v] = other[v] + weight * value[v];
+        value[v] = (Acc(1) - weight) * value[v];
+      }
+      put_all(current + at.e, offsets, other);
+      put_all(to + at.e, offsets, value);
     });
   };
   for_elements<Acc>(elements, [&](int64_t e, auto value) REPRO_LAMBDA {
@@ -124,118 +172,92 @@ REPRO_CLONES void columns_task(const Acc* map, const Acc* w, const From* from, c
     put(current + e, value);
   });
   for (int64_t h = 0; h + 1 < height; ++h) {
-    const Acc* const sums = dots.of(current, up.data() + h * elements, positions);
-    for (int64_t p = 0; p < positions; ++p) dweight[(h + 1) * extent.map.W + begin + p] = sums[p];
-    link(h + 1);
-    back(row(from, h + 1), row(gradient, h));
+    prefetch(row(from, std::min(h + kRowsAhead, height - 1)), elements);
+    back(h + 1, again + h * elements, row(from, h + 1), row(gradient, h));
+    const Acc* const sums = block.dots.sums(positions);
+    for (int64_t p = 0; p < positions; ++p) block.sums[(h + 1) * positions + p] = sums[p];
   }
   for (int64_t h = height - 1; h >= 1; --h) {
-    const Acc* const sums = dots.of(current, down.data() + h * elements, positions);
-    for (int64_t p = 0; p < positions; ++p) dweight[h * extent.map.W + begin + p] += sums[p];
-    link(h);
-    back(row(gradient, h - 1), row(gradient, h));
+    back(h, there + h * elements, row(gradient, h - 1), row(gradient, h));
+    const Acc* const sums = block.dots.sums(positions);
+    for (int64_t p = 0; p < positions; ++p) block.sums[h * positions + p] += sums[p];
   }
-  for_elements<Acc>(elements, [&](int64_t e, auto value) REPRO_LAMBDA {
-    get(value, current + e);
-    put(row(gradient, 0) + e, value);
-  });
-  for (int64_t p = 0; p < positions; ++p) dweight[begin + p] = 0;
+  std::copy_n(current, elements, row(gradient, 0));
+  std::fill_n(block.sums.begin(), positions, Acc(0));
+  for (int64_t h = 0; h < height; ++h)
+    for (int64_t p = 0; p < positions; ++p) dweight[h * extent.map.W + begin + p] = block.sums[h * positions + p];
 }
 
-// The sums over a position's channels that a row gathers, block of channels by block of channels.
-template <class Acc>
-struct RowSums {
-  std::vector<Acc> partial;  // kLanes of every position
-  std::vector<Acc> sums;
-  Index<Lanes<Acc>> tail;  // the lanes of a position's last vector that no other vector has
-};
+// Columns [begin, end) in blocks of `wide`.
+template <class Acc, class From>
+REPRO_CLONES void columns_task(const Acc* map, const Acc* w, const From* from, const Extent& extent, int64_t C,
+                               int64_t wide, int64_t begin, int64_t end, Acc* gradient, Acc* dweight) {
+  Block<Acc> block(wide, extent.valid.H, C);
+  for (int64_t first = begin; first < end; first += wide)
+    columns_backward(map, w, from, extent, C, first, std::min(first + wide, end), block, gradient, dweight);
+}
 
-// As above for the rows [r, r + R) of the map. `x` is the map before them; gradient and dweight are updated in place.
+// As above for R rows. `x` is the map before them; `gradient` is updated in place; `dots` take the weights' gradients.
+//   there, again  R rows: what the steps to the right and to the left added, before the weight
 template <class T, class W>
 REPRO_INLINE void row_backward(const T* x, const acc_t<T>* w, const Extent& extent, int64_t C, acc_t<T>* gradient,
-                               acc_t<T>* right, acc_t<T>* left, RowSums<acc_t<T>>& sums, W rows) {
+                               acc_t<T>* there, acc_t<T>* again, Dots<acc_t<T>>* dots, W rows) {
   using Acc = acc_t<T>;
   constexpr int R = rows();
   const int64_t stride = extent.map.W;
   const int64_t width = extent.valid.W;
-  Acc* const partial = sums.partial.data();
-  const auto tail = sums.tail;
-  std::fill(sums.partial.begin(), sums.partial.end(), Acc(0));
   for_blocks<Acc>(C, [&](auto lanes, const auto& offsets) REPRO_LAMBDA {
     using Value = decltype(lanes);
     constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
-    const bool last_block = offsets[V - 1] + static_cast<int64_t>(sizeof(Value) / sizeof(Acc)) == C;
-    Value current[R][V];
-    const auto load_all = [&](Value(&value)[V], const auto* from, int64_t e) REPRO_LAMBDA {
-      for (int v = 0; v < V; ++v) get(value[v], from + e + offsets[v]);
-    };
-    const auto store_all = [&](Acc* to, int64_t e, const Value(&value)[V]) REPRO_LAMBDA {
-      for (int v = 0; v < V; ++v) put(to + e + offsets[v], value[v]);
-    };
-    const auto add_dot = [&](const Value(&a)[V], const Value(&b)[V], int64_t r, int64_t p) REPRO_LAMBDA {
-      Acc* const at = partial + (r * width + p) * kLanes;
-      Value sum;
-      get(sum, at);
-      for (int v = 0; v < V; ++v) {
-        Value product = a[v] * b[v];
-        if constexpr (!std::is_same_v<Value, Acc>)
-          if (v == V - 1 && last_block) product = tail ? product : Value{};
-        sum += product;
-      }
-      put(at, sum);
-    };
-    // There and back again: `right` and `left` take what each step added, before the weight.
-    for (int r = 0; r < R; ++r) {
-      load_all(current[r], x, r * stride * C);
-      store_all(left, r * stride * C, current[r]);
-    }
-    for (int64_t p = 1; p < width; ++p)
+    Value current[R][V] = {};
+    const auto filter = [&](const auto* from, int64_t p, int64_t link, Acc* added, bool keeps) REPRO_LAMBDA {
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const int64_t e = (r * stride + p) * C;
-        const Acc weight = w[r * stride + p];
+        const Acc weight = w[r * stride + link];
         Value value[V];
-        load_all(value, x, e);
+        get_all(value, from + e, offsets);
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) current[r][v] -= value[v];
-        store_all(right, e, current[r]);
+        put_all(added + e, offsets, current[r]);
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) current[r][v] = value[v] + weight * current[r][v];
-        store_all(left, e, current[r]);
+        if (keeps) put_all(again + e, offsets, current[r]);
       }
-    for (int64_t p = width - 2; p >= 0; --p)
-      for (int r = 0; r < R; ++r) {
-        const int64_t e = (r * stride + p) * C;
-        const Acc weight = w[r * stride + p + 1];
-        Value value[V];
-        load_all(value, left, e);
-        for (int v = 0; v < V; ++v) current[r][v] -= value[v];
-        store_all(left, e, current[r]);
-        for (int v = 0; v < V; ++v) current[r][v] = value[v] + weight * current[r][v];
-      }
-    // Caffe: a step's gradient goes on to the position that it came from, and what is left stays.
-    const auto back = [&](const Acc* added, int64_t p, int64_t next, int64_t link) REPRO_LAMBDA {
+    };
+    const auto back = [&](const Acc* added, int64_t p, int64_t next, int64_t link, bool more) REPRO_LAMBDA {
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const int64_t e = (r * stride + p) * C;
         const Acc weight = w[r * stride + link];
         Value step[V], other[V];
-        load_all(step, added, e);
-        add_dot(current[r], step, r, link);
-        load_all(other, gradient, (r * stride + next) * C);
+        get_all(step, added + e, offsets);
+        get_all(other, gradient + (r * stride + next) * C, offsets);
+        dots[r].add(AtPosition{link, link * C}, offsets, current[r], step, more);
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
           other[v] = other[v] + weight * current[r][v];
           current[r][v] = (Acc(1) - weight) * current[r][v];
         }
-        store_all(gradient, e, current[r]);
+        put_all(gradient + e, offsets, current[r]);
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) current[r][v] = other[v];
       }
     };
-    for (int r = 0; r < R; ++r) load_all(current[r], gradient, r * stride * C);
-    for (int64_t p = 0; p + 1 < width; ++p) back(left, p, p + 1, p + 1);
-    for (int64_t p = width - 1; p >= 1; --p) back(right, p, p - 1, p);
-    for (int r = 0; r < R; ++r) store_all(gradient, r * stride * C, current[r]);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      get_all(current[r], x + r * stride * C, offsets);
+      put_all(again + r * stride * C, offsets, current[r]);
+    }
+    for (int64_t p = 1; p < width; ++p) filter(x, p, p, there, true);
+    for (int64_t p = width - 2; p >= 0; --p) filter(again, p, p + 1, again, false);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) get_all(current[r], gradient + r * stride * C, offsets);
+    for (int64_t p = 0; p + 1 < width; ++p) back(again, p, p + 1, p + 1, false);
+    for (int64_t p = width - 1; p >= 1; --p) back(there, p, p - 1, p, true);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) put_all(gradient + r * stride * C, offsets, current[r]);
   });
-  if (C < kLanes)
-    for (int64_t k = 0; k < R * width; ++k) sums.sums[k] = partial[k * kLanes];
-  else
-    sum_lanes(partial, R * width, sums.sums.data());
 }
 
 // Rows [begin, end): columns_task's, and what the edge map's gradient gains by this iteration.
@@ -246,19 +268,19 @@ REPRO_CLONES void rows_task(const T* x, const acc_t<T>* w, const EdgeWeight<acc_
   using Acc = acc_t<T>;
   const int64_t stride = extent.map.W;
   const int64_t width = extent.valid.W;
-  std::vector<Acc> right(2 * stride * C);
-  std::vector<Acc> left(2 * stride * C);
-  RowSums<Acc> sums{std::vector<Acc>((2 * width + kLanes) * kLanes), std::vector<Acc>(2 * width + kLanes), {}};
-  for (int i = 0; i < kLanes; ++i) sums.tail[i] = C % kLanes == 0 || i >= kLanes - C % kLanes ? -1 : 0;
-  for_pairs(begin, end, [&](int64_t r, auto rows) REPRO_LAMBDA {
-    const int64_t at = r * stride;
-    row_backward(x + at * C, w + at, extent, C, gradient + at * C, right.data(), left.data(), sums, rows);
-    for (int64_t k = 0; k < rows(); ++k)
-      for (int64_t p = 0; p < width; ++p) {
-        const int64_t i = at + k * stride + p;
-        const Acc gained = weight.backward(w[i], dweight[i] + sums.sums[k * width + p]);
+  std::vector<Acc> there(2 * stride * C);
+  std::vector<Acc> again(2 * stride * C);
+  Dots<Acc> dots[2] = {{width, C}, {width, C}};
+  for_pairs(begin, end, [&](int64_t row, auto rows) REPRO_LAMBDA {
+    const int64_t at = row * stride;
+    row_backward(x + at * C, w + at, extent, C, gradient + at * C, there.data(), again.data(), dots, rows);
+    for (int r = 0; r < rows(); ++r) {
+      const Acc* const sums = dots[r].sums(width);
+      for (int64_t i = at + r * stride, p = 0; p < width; ++i, ++p) {
+        const Acc gained = weight.backward(w[i], dweight[i] + sums[p]);
         dedge[i] = first ? gained : dedge[i] + gained;
       }
+    }
   });
 }
 
@@ -300,10 +322,9 @@ void domain_transform_backward(Cpu, const T* dy, const T* x, const T* edge, cons
       rows_of(i, maps[last]);
       const auto columns = [&](const auto* from) {
         const int64_t wide = columns_at_once(2 * extent.valid.H * C, sizeof(Acc));
-        at::parallel_for(0, ceil_div(extent.valid.W, wide), 1, [&](int64_t begin, int64_t end) {
-          for (int64_t b = begin; b < end; ++b)
-            columns_task(maps[last], w, from, extent, C, b * wide, std::min((b + 1) * wide, extent.valid.W), gradient,
-                         dweight);
+        at::parallel_for(0, (extent.valid.W + wide - 1) / wide, 1, [&](int64_t begin, int64_t end) {
+          columns_task(maps[last], w, from, extent, C, wide, begin * wide, std::min(end * wide, extent.valid.W),
+                       gradient, dweight);
         });
       };
       const auto rows = [&](const auto* from) {

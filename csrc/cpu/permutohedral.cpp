@@ -148,8 +148,7 @@ REPRO_CLONES void blur(const int32_t* neighbours, const V* values, int64_t count
 }  // namespace
 
 template <int D>
-Permutohedral<D>::Permutohedral(const float* features, int64_t N)
-    : corners_(unwritten<Corner>(N * kCorners)), shares_(unwritten<Share>(N * kCorners)) {
+Permutohedral<D>::Permutohedral(const float* features, int64_t N) : corners_(N * kCorners), shares_(N * kCorners) {
   const int64_t tasks = std::clamp<int64_t>(N / kFewest, 1, at::get_num_threads());
   std::vector<Run> runs(tasks);
   for (int64_t t = 0; t < tasks; ++t) {
@@ -181,7 +180,7 @@ Permutohedral<D>::Permutohedral(const float* features, int64_t N)
   }
 
   vertices_ = numbers.size();
-  begin_ = unwritten<int32_t>(vertices_ + 2);
+  begin_ = Buffer<int32_t>(vertices_ + 2);
   begin_[0] = begin_[1] = 0;
   for (int64_t v = 1; v <= vertices_; ++v) begin_[v + 1] = begin_[v] + shares[v - 1];
   std::copy(begin_.get() + 1, begin_.get() + 1 + vertices_, shares.begin());
@@ -202,7 +201,7 @@ Permutohedral<D>::Permutohedral(const float* features, int64_t N)
       }
   });
 
-  neighbours_ = unwritten<int32_t>(kCorners * (vertices_ + 1) * 2);
+  neighbours_ = Buffer<int32_t>(kCorners * (vertices_ + 1) * 2);
   at::parallel_for(0, kCorners * (vertices_ + 1), kFewest, [&](int64_t begin, int64_t end) {
     std::fill(neighbours_.get() + 2 * begin, neighbours_.get() + 2 * end, 0);
   });

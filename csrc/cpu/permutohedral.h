@@ -8,20 +8,28 @@
 // Caffe: src/caffe/util/permutohedral.cpp (its SSE version). Bytes kept: 16 (D + 1) a feature, 8 (D + 1) a vertex.
 #pragma once
 
+#include <c10/core/CPUAllocator.h>
+
 #include <cstdint>
-#include <memory>
 #include <type_traits>
 
 #include "lanes.h"
 
 namespace repro {
 
+// Memory of torch's allocator, as it was found.
 template <class T>
-using Buffer = std::unique_ptr<T[]>;
-template <class T>
-Buffer<T> unwritten(int64_t count) {
-  return std::make_unique_for_overwrite<T[]>(count);
-}
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t count) : memory_(c10::GetCPUAllocator()->allocate(static_cast<size_t>(count) * sizeof(T))) {}
+
+  T* get() const { return static_cast<T*>(memory_.get()); }
+  T& operator[](int64_t i) const { return get()[i]; }
+
+ private:
+  c10::DataPtr memory_;
+};
 
 // Calls f(k, width) for the vectors k, k + 1, ... of a row of `count`, up to three at a time: the width is a constant,
 // so that what is summed stays in registers.

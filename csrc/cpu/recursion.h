@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lanes.h"
+#include "shared/domain_transform.h"
 
 namespace repro {
 
@@ -19,7 +20,21 @@ struct Extent {
       : map(size), valid(valid_size == nullptr ? size : Size{valid_size[2 * n], valid_size[2 * n + 1]}) {}
 };
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// exact_exponential of every lane.
+REPRO_INLINE Lanes<float> exact_exponential(const Lanes<float>& x) {
+  typedef float Half __attribute__((vector_size(kLanes / 2 * sizeof(float))));
+  typedef double Wide __attribute__((vector_size(kLanes / 2 * sizeof(double))));
+  const auto half = [](const Half& part) REPRO_LAMBDA {
+    return __builtin_convertvector((wide_exponential_of<Wide, Index<Wide>>(__builtin_convertvector(part, Wide))), Half);
+  };
+  const Half low = half(__builtin_shufflevector(x, x, 0, 1, 2, 3));
+  const Half high = half(__builtin_shufflevector(x, x, 4, 5, 6, 7));
+  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+REPRO_INLINE Lanes<double> exact_exponential(Lanes<double> x) {
+  for (int i = 0; i < kLanes; ++i) x[i] = exact_exponential(x[i]);
+  return x;
+}
 
 // Columns that a task filters at once: as many as leave `lines` rows of them in a core's cache.
 inline int64_t columns_at_once(int64_t elements_per_column, int64_t bytes) {
@@ -27,7 +42,7 @@ inline int64_t columns_at_once(int64_t elements_per_column, int64_t bytes) {
   return std::max<int64_t>(1, kCache / std::max<int64_t>(1, elements_per_column * bytes));
 }
 
-// Calls body(lanes, offsets) for the channels of a position in blocks of 1 to 4 vectors (for C < 8: of channels), whose
+// Calls body(lanes, offsets) for the channels of a position in blocks of 1 to 3 vectors (for C < 8: of channels), whose
 // number is a constant: body keeps one value for each in registers. `lanes` is a Lanes<Acc> (an Acc), offsets[v] the
 // first channel of vector v. Where eight do not divide C, the last two vectors overlap: a body loads all vectors of a
 // position before it stores one.
@@ -35,7 +50,7 @@ template <class Acc, class Body>
 REPRO_INLINE void for_blocks(int64_t C, const Body& body) {
   const auto blocks = [&](auto lanes, int64_t width) REPRO_LAMBDA {
     const int64_t units = (C + width - 1) / width;
-    const int64_t count = (units + 3) / 4;
+    const int64_t count = (units + 2) / 3;
     for (int64_t b = 0; b < count; ++b) {
       const int64_t first = units * b / count;
       const int64_t V = units * (b + 1) / count - first;
@@ -47,7 +62,6 @@ REPRO_INLINE void for_blocks(int64_t C, const Body& body) {
       if (V == 1) call(std::integral_constant<int, 1>{});
       if (V == 2) call(std::integral_constant<int, 2>{});
       if (V == 3) call(std::integral_constant<int, 3>{});
-      if (V == 4) call(std::integral_constant<int, 4>{});
     }
   };
   if (C >= kLanes)
@@ -65,13 +79,56 @@ REPRO_INLINE void for_pairs(int64_t begin, int64_t end, const Body& body) {
   if (r < end) body(r, std::integral_constant<int, 1>{});
 }
 
-// The weights of a row's positions, C times each; `to` has room for one vector too many.
-template <class Acc>
-REPRO_INLINE void spread(const Acc* w, int64_t positions, int64_t C, Acc* to) {
-  for (int64_t p = 0; p < positions; ++p, to += C)
-    for (int64_t c = 0; c < C; c += kLanes) put(to + c, Lanes<Acc>{} + w[p]);
+// Asks for a run of elements that is read some rows later: rows of a block of columns lie too far apart for the
+// processor to guess the next.
+constexpr int64_t kRowsAhead = 6;
+template <class T>
+REPRO_INLINE void prefetch(const T* from, int64_t elements) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t e = 0; e < elements; e += kLine) __builtin_prefetch(from + e);
 }
 
+// Where a body stands: at a position, or for C < 8 anywhere in a row.
+struct AtPosition {
+  int64_t p;
+  int64_t e;  // its first channel's element
+};
+struct AtElement {
+  int64_t e;
+};
+
+// Calls body(at, offsets, weight, lanes) for a row of positions, each with its weight: as for_blocks does at a position,
+// or for C < 8 over eight elements at once, whose positions differ (weight is a Lanes<Acc> then), and the rest one by
+// one. `room` holds the elements of the row and one vector more.
+template <class Acc, class Body>
+REPRO_INLINE void for_weighted(const Acc* w, int64_t positions, int64_t C, Acc* room, const Body& body) {
+  if (C >= kLanes)
+    return for_blocks<Acc>(C, [&](auto lanes, const auto& offsets) REPRO_LAMBDA {
+      for (int64_t p = 0; p < positions; ++p) body(AtPosition{p, p * C}, offsets, w[p], lanes);
+    });
+  for (int64_t p = 0; p < positions; ++p) put(room + p * C, Lanes<Acc>{} + w[p]);
+  const int64_t none[1] = {0};
+  for_elements<Acc>(positions * C, [&](int64_t e, auto lanes) REPRO_LAMBDA {
+    auto weight = lanes;
+    get(weight, room + e);
+    body(AtElement{e}, none, weight, lanes);
+  });
+}
+
+// The vectors of one position, loaded or stored together.
+template <class Value, int V, class From>
+REPRO_INLINE void get_all(Value (&values)[V], const From* from, const int64_t (&offsets)[V]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    values[v] = Value{};  // of 16-bit storage lane by lane is loaded
+    get(values[v], from + offsets[v]);
+  }
+}
+template <class Value, int V, class To>
+REPRO_INLINE void put_all(To* to, const int64_t (&offsets)[V], const Value (&values)[V]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) put(to + offsets[v], values[v]);
+}
 // One iteration's rows and columns, as the forward and the backward pass run them (domain_transform.cpp).
 //   x, y, map  one image, dense NHWC
 //   w          (H, W) of the map, weights of the iteration

@@ -15,7 +15,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     weights_kernel(const T* edge, EdgeWeight<acc_t<T>> weight, int64_t positions, acc_t<T>* weights) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < positions) weights[i] = weight(load(edge[i]));
+  if (i < positions) weights[i] = weight.clip(exact_exponential(weight.distance(load(edge[i]))));
 }
 
 // Filters every line of one direction; `begins` copies what lies outside the valid part too.
@@ -35,9 +35,11 @@ __global__ void __launch_bounds__(kThreads)
   to[first] = last;
   const int64_t steps = line.length - 1;
   const int64_t end = first + steps * step;
-  const Acc turned =
-      run(from + first + step, w + line.first + line.step, steps, step, line.step, last, to + first + step);
-  run(to + end - step, w + line.first + steps * line.step, steps, -step, -line.step, turned, to + end - step);
+  Acc* const none = nullptr;
+  const Acc turned = run<kAhead>(from + first + step, w + line.first + line.step, steps, step, line.step, last,
+                                 to + first + step, none);
+  const int64_t back = end - step;
+  run<kAhead>(to + back, w + line.first + steps * line.step, steps, -step, -line.step, turned, to + back, none);
 }
 
 template <class T>

@@ -30,13 +30,13 @@ template <class From, class Acc>
 __device__ Acc run_back(const Back<From, Acc>& at, const Lanes& lanes, int64_t all, int64_t steps, int64_t step,
                         int64_t w_step, bool adds, Acc current) {
   const bool writes = lanes.lane == 0;
-  for (int64_t k = 0; k < all; k += kAhead) {
-    Acc added[kAhead];
-    Acc next[kAhead];
-    Acc weight[kAhead];
-    Acc before[kAhead];
+  for (int64_t k = 0; k < all; k += kBackAhead) {
+    Acc added[kBackAhead];
+    Acc next[kBackAhead];
+    Acc weight[kBackAhead];
+    Acc before[kBackAhead];
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
+    for (int j = 0; j < kBackAhead; ++j) {
       const bool there = k + j < steps;
       added[j] = there ? at.added[(k + j) * step] : Acc(0);
       next[j] = there ? load(at.next[(k + j) * step]) : Acc(0);
@@ -44,7 +44,7 @@ __device__ Acc run_back(const Back<From, Acc>& at, const Lanes& lanes, int64_t a
       before[j] = there && adds && writes ? at.dweight[(k + j) * w_step] : Acc(0);
     }
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
+    for (int j = 0; j < kBackAhead; ++j) {
       const bool there = k + j < steps;
       const Acc sum = lanes.sum(there ? current * added[j] : Acc(0));
       if (!there) continue;
@@ -80,27 +80,19 @@ __global__ void __launch_bounds__(kThreads)
         gradient[first + p * step] = line.known ? load(from[first + p * step]) : static_cast<Acc>(NAN);
     const int64_t steps = has && length > 0 ? length - 1 : 0;
     const int64_t end = first + steps * step;
-    Acc current = 0;
-    if (has && length > 0) {
-      Acc last = load(x[first]);
-      up[first] = last;
-      for (int64_t k = 1; k <= steps; ++k) {
-        const Acc value = load(x[first + k * step]);
-        last -= value;
-        down[first + k * step] = last;
-        last = value + w[line.first + k * line.step] * last;
-        up[first + k * step] = last;
-      }
-      for (int64_t k = steps - 1; k >= 0; --k) {
-        const Acc value = up[first + k * step];
-        last -= value;
-        up[first + k * step] = last;
-        last = value + w[line.first + (k + 1) * line.step] * last;
-      }
-      current = load(from[first]);
-    }
     const int64_t link = line.first + line.step;
     const int64_t last_link = line.first + steps * line.step;
+    Acc current = 0;
+    if (has && length > 0) {
+      const Acc value = load(x[first]);
+      up[first] = value;
+      const Acc turned = run<kBackAhead>(x + first + step, w + link, steps, step, line.step, value, up + first + step,
+                                         down + first + step);
+      Acc* const back = up + end - step;
+      Acc* const none = nullptr;
+      run<kBackAhead>(back, w + last_link, steps, -step, -line.step, turned, none, back);
+      current = load(from[first]);
+    }
     const Back<From, Acc> there{up + first, from + first + step, w + link, gradient + first, dweight + link};
     const int64_t all = direction.length() - 1;
     current = run_back(there, lanes, all, steps, step, line.step, in_rows || channel > 0, current);

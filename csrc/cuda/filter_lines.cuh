@@ -8,7 +8,9 @@
 
 namespace repro {
 
-constexpr int kAhead = 8;  // positions that a thread loads before it computes
+// Positions that a thread loads before it computes; back over the gradient more would not fit into registers.
+constexpr int kAhead = 8;
+constexpr int kBackAhead = 4;
 
 // One line of one image, in positions of all images.
 struct Line {
@@ -40,25 +42,29 @@ struct Direction {
   }
 };
 
-// `steps` steps of the recursion along one channel from the value `last` of the position before; returns the last one's.
-//   from, to  the first step's position; they may be the same
-//   w         the weight of the first step's link
-template <class From, class Acc>
-__device__ Acc run(const From* from, const Acc* w, int64_t steps, int64_t step, int64_t w_step, Acc last, Acc* to) {
-  for (int64_t k = 0; k < steps; k += kAhead) {
-    Acc value[kAhead];
-    Acc weight[kAhead];
+// `steps` steps of the recursion along one channel, `ahead` loaded at a time, from the value `last` of the position before; returns the last one's.
+//   from, to, added  the first step's position; they may be the same. `to` takes the results, `added` what each step
+//                    added, before the weight; either may be null
+//   w                the weight of the first step's link
+template <int ahead, class From, class Acc>
+__device__ Acc run(const From* from, const Acc* w, int64_t steps, int64_t step, int64_t w_step, Acc last, Acc* to,
+                   Acc* added) {
+  for (int64_t k = 0; k < steps; k += ahead) {
+    Acc value[ahead];
+    Acc weight[ahead];
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
+    for (int j = 0; j < ahead; ++j) {
       const bool there = k + j < steps;
       value[j] = there ? load(from[(k + j) * step]) : Acc(0);
       weight[j] = there ? w[(k + j) * w_step] : Acc(0);
     }
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j)
+    for (int j = 0; j < ahead; ++j)
       if (k + j < steps) {
-        last = value[j] + weight[j] * (last - value[j]);
-        to[(k + j) * step] = last;
+        const Acc difference = last - value[j];
+        last = value[j] + weight[j] * difference;
+        if (added != nullptr) added[(k + j) * step] = difference;
+        if (to != nullptr) to[(k + j) * step] = last;
       }
   }
   return last;

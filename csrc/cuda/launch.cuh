@@ -12,6 +12,10 @@
 
 namespace repro {
 
+// Blocks at most of a kernel whose threads go on with later elements, each with those that many further on as the grid
+// has threads.
+constexpr int64_t kMostBlocks = 4096;
+
 // Runs `kernel(arguments...)` in `blocks` blocks of `threads` threads; nothing where blocks is 0.
 template <class... Parameters, class... Arguments>
 void launch(Cuda device, int64_t blocks, int threads, void (*kernel)(Parameters...), const Arguments&... arguments) {

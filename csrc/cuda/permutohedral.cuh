@@ -12,8 +12,6 @@
 
 namespace repro {
 
-constexpr int64_t kLatticeBlocks = 4096;  // at most; threads of a grid go on with later elements
-
 struct LatticeCorner {
   int32_t vertex;
   float weight;
@@ -94,7 +92,7 @@ __device__ int64_t element_step() { return static_cast<int64_t>(gridDim.x) * kTh
 
 template <class... Parameters, class... Arguments>
 void launch_over(Cuda device, int64_t elements, void (*kernel)(Parameters...), const Arguments&... arguments) {
-  launch(device, std::min(ceil_div(elements, kThreads), kLatticeBlocks), kThreads, kernel, arguments...);
+  launch(device, std::min(ceil_div(elements, kThreads), kMostBlocks), kThreads, kernel, arguments...);
 }
 
 template <int D>
@@ -278,7 +276,7 @@ void build(Cuda device, const Lattice<D>& lattice, const I* image, int64_t W, fl
   launch_over(device, corners, count_shares_kernel<D>, lattice);
   launch_over(device, lattice.most, connect_kernel<D>, lattice);
   launch_over(device, corners, place_shares_kernel<D>, lattice, alpha);
-  launch(device, std::min(lattice.most, kLatticeBlocks), kThreads, sort_shares_kernel<D>, lattice);
+  launch(device, std::min(lattice.most, kMostBlocks), kThreads, sort_shares_kernel<D>, lattice);
   const float* const sums = filter(device, lattice, nullptr, 1);
   launch_over(device, lattice.pixels, share_kernel<D>, lattice, sums, weight);
 }

@@ -108,18 +108,22 @@ def run(options: argparse.Namespace) -> None:
         session.left_out.append({"contestant": "compile", "reason": "--quick"})
 
     found: list[dict[str, Any]] = []
+    said: set[str] = set()
     todo = [(case, direction) for case in cases for direction in case.directions]
     terminal = sys.stderr.isatty()
     for n, (case, direction) in enumerate(tqdm(todo, unit="case", disable=not terminal), start=1):
         if not terminal:
             log(f"[{n}/{len(todo)}] {case.op} {case.name} {direction}")
-        known = {entry["reason"] for entry in session.left_out}
+        known = len(session.left_out)
         found += measure(case, direction, session)
         if session.compiles:
             torch.compiler.reset()  # each case compiles anew, however many came before
-        for reason in dict.fromkeys(entry["reason"] for entry in session.left_out):
-            if reason not in known:
-                log(f"torch.compile is left out: {reason}")
+        for entry in session.left_out[known:]:
+            names = {"compile": "torch.compile", "opencv": "OpenCV"}
+            line = f"{names[entry['contestant']]} is left out: {entry['reason']}"
+            if line not in said:
+                log(line)
+            said.add(line)
     conditions["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     document = {
         "format": benchmark.FORMAT,

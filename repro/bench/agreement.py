@@ -8,14 +8,19 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
+from torch.nn import functional as F
 
-from repro.bench.cases import BACKWARD, FORWARD, Case
+from repro.bench import lattice
+from repro.bench.cases import BACKWARD, CRF, FORWARD, Case
+from repro.bench.opencv import FILTER
 from repro.ops import reference
 
 IGNORE = 255
 # Of max|a - b| / max|b|: about ten times what float32 shows at the largest sizes. float64: F.interpolate takes its source positions in float64, Caffe's Interp
 # in float32 always. 16 bits: a few roundings of the storage type.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+# Of dense_crf, in every type: it computes in float32, and a pixel that hesitates between two classes enlarges what is rounded in each iteration.
+CRF_TOLERANCE = 1e-4
 
 
 class Disagreement(Exception):
@@ -27,8 +32,8 @@ class Inputs:
     """The tensors of a case.
 
     maps: The scores (or images), finest first.
-    logits: Of the attention, or None.
-    labels: Of the image, (N, H, W) uint8: none, one, or prediction and label.
+    logits: Of the attention; the edge map of the domain transform; or None.
+    labels: Of the image, (N, H, W) uint8: none, one, or prediction and label; of dense_crf the image itself, (N, 3, H, W) uint8.
     gradient: With respect to the result, where it is a map; None otherwise.
     """
 
@@ -65,6 +70,16 @@ def _label_map(case: Case, generator: torch.Generator) -> torch.Tensor:
     return labels.to(torch.uint8).contiguous()
 
 
+def _picture(case: Case, generator: torch.Generator) -> torch.Tensor:
+    """Draws an image with the contrasts of a photograph: halved with every doubling of the frequency."""
+    size = (case.height, case.side)
+    image = torch.full((case.batch, 3, *size), 128.0)
+    for cells in (2, 4, 8, 16, 32, 64, 128):
+        noise = torch.randn(case.batch, 3, cells, cells, generator=generator) * (80 / cells**0.5)
+        image += F.interpolate(noise, size=size, mode="bilinear", align_corners=True)
+    return image.clamp(0, 255).to(torch.uint8)
+
+
 def make_inputs(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
     """Draws a case's inputs on the CPU, rounded to `dtype`.
 
@@ -82,10 +97,16 @@ def make_inputs(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
     def normal(*shape: int, std: float) -> torch.Tensor:
         return (torch.randn(shape, generator=generator) * std).to(dtype)
 
+    if case.op == "dense_crf":
+        coarse = normal(case.batch, case.channels, case.height // 8 + 1, case.side // 8 + 1, std=3.0).float()
+        scores = F.interpolate(coarse, size=(case.height, case.side), mode="bilinear", align_corners=True)
+        return Inputs([torch.log_softmax(scores, dim=1).to(dtype)], None, [_picture(case, generator)], None)
     maps = [normal(case.batch, case.channels, side, side, std=3.0) for side in case.sides]
     logits, labels, gradient = None, [], None
     if case.logit_channels:
         logits = normal(case.batch, case.logit_channels, case.sides[0], case.sides[0], std=2.0)
+    if case.op == "domain_transform":
+        logits = logits.abs()
     if case.op in ("segmentation_loss", "confusion_matrix"):
         labels = [_label_map(case, generator)]
     if case.op == "confusion_matrix":
@@ -93,7 +114,7 @@ def make_inputs(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
         wrong = torch.rand(prediction.shape, generator=generator) < 0.2
         other = torch.randint(case.channels, prediction.shape, generator=generator, dtype=torch.uint8)
         labels.insert(0, torch.where(wrong, other, prediction))
-    if case.op in ("interp", "merge_scores"):
+    if case.op in ("interp", "merge_scores", "domain_transform"):
         gradient = normal(case.batch, case.channels, case.side, case.side, std=1.0)
     if case.op == "merge_scores" and case.mode == "max":
         stacked = torch.stack([reference.interp(x.double(), (case.side, case.side)) for x in maps])
@@ -113,8 +134,13 @@ def call(implementation: ModuleType, case: Case, maps, logits, labels) -> torch.
             return implementation.predict(maps, logits, case.mode, (case.side, case.side))[0]
         case "segmentation_loss":
             return implementation.segmentation_loss(maps[0], labels[0], case.shrink, IGNORE)
+        case "domain_transform":
+            return implementation.domain_transform(maps[0], logits, *FILTER)
         case "confusion_matrix":
             return implementation.confusion_matrix(labels[0], labels[1], case.channels, IGNORE)[0]
+        case "dense_crf":
+            scores = maps[0] if maps[0].dtype == torch.float64 else maps[0].float()
+            return implementation.dense_crf(scores, labels[0], **CRF)
     raise ValueError(f"repro.bench: an op must be known; got {case.op!r}; add it to `call`")
 
 
@@ -150,11 +176,14 @@ def prepare(function: Callable[..., torch.Tensor], direction: str, inputs: Input
 
 
 def truth(case: Case, direction: str, inputs: Inputs) -> list[torch.Tensor]:
-    """Computes in float64, by the reference twins, what contestants are compared with; for predict that is the enlarged scores."""
+    """Computes in float64, by the reference twins, what contestants are compared with; for predict that is the enlarged scores. For
+    dense_crf, whose twin takes exact Gaussians and small images, it is the lattice in PyTorch."""
     device = (inputs.maps or inputs.labels)[0].device
     wide = inputs.convert(torch.float64, torch.channels_last, device)
 
     def function(maps, logits, labels) -> torch.Tensor:
+        if case.op == "dense_crf":
+            return call(lattice, case, maps, logits, labels)
         if case.op != "predict":
             return call(reference, case, maps, logits, labels)
         return reference.interp(reference.merge_scores(maps, logits, case.mode)[0], (case.side, case.side))
@@ -181,6 +210,11 @@ def error(case: Case, results: list[torch.Tensor], expected: list[torch.Tensor])
         return ((results[0] - expected[0]).abs().sum() / expected[0].sum()).item()
     errors = [(a.double() - b).abs().max() / b.abs().max() for a, b in zip(results, expected, strict=True)]
     return torch.stack(errors).max().item()
+
+
+def tolerance_of(case: Case, dtype: torch.dtype) -> float:
+    """Returns what an error may be."""
+    return CRF_TOLERANCE if case.op == "dense_crf" else TOLERANCE[dtype]
 
 
 def check(case: Case, direction: str, contestant: str, results, expected, tolerance: float) -> float:

@@ -17,12 +17,15 @@ CLASSES = {"table1": 7, "table3": 21, "table6": 81}
 COCO_CROP = 641  # the smallest 8k+1 square that holds COCO's images of up to 640 pixels a side
 LARGE = 2049
 SCALES = {1: (1,), 2: (1, 0.5), 3: (1, 0.75, 0.5)}
+VOC_IMAGE = (375, 500)  # (height, width) of most of VOC's images
+# The authors' CRF for DeepLab-LargeFOV, in ten iterations.
+CRF = {"iterations": 10, "pos_w": 3, "pos_xy_std": 3, "bi_w": 5, "bi_xy_std": 50, "bi_rgb_std": 10}
 FC7 = 1024  # channels of the features that the attention head resamples
 
 
 @dataclass(frozen=True)
 class Case:
-    """One op at one shape. All maps are square: a side stands for (side, side).
+    """One op at one shape. All maps are square, a side stands for (side, side), but for dense_crf's, whose side is the width.
 
     op: Name in repro.ops.
     name: Unique for its op.
@@ -32,6 +35,7 @@ class Case:
     side: Of the result, pixels; for segmentation_loss and confusion_matrix of the image.
     mode: Of the merge, or "".
     shrink: Of the labels, or 0.
+    height: Of dense_crf's maps, or 0.
     """
 
     op: str
@@ -43,10 +47,13 @@ class Case:
     side: int
     mode: str = ""
     shrink: int = 0
+    height: int = 0
 
     @property
     def logit_channels(self) -> int:
-        """Channels of the attention logits, 0 where there are none."""
+        """Channels of the attention logits, or of the domain transform's edge map; 0 where there is neither."""
+        if self.op == "domain_transform":
+            return 1
         return len(self.sides) if self.mode == "attention" else 0
 
     @property
@@ -145,7 +152,26 @@ def _confusion_cases() -> list[Case]:
     return [Case("confusion_matrix", name, (FORWARD,), 1, c, (), side) for name, c, side in shapes]
 
 
-CASES = [*_interp_cases(), *_merge_cases(), *_predict_cases(), *_loss_cases(), *_confusion_cases()]
+def _filter_cases() -> list[Case]:
+    name, sides = f"table3-test-{TEST_CROP}", (TEST_CROP,)
+    return [Case("domain_transform", name, (FORWARD, BOTH), 1, CLASSES["table3"], sides, TEST_CROP)]
+
+
+def _crf_cases() -> list[Case]:
+    height, width = VOC_IMAGE
+    name = f"table4-test-{height}x{width}"
+    return [Case("dense_crf", name, (FORWARD,), 1, CLASSES["table3"], (width,), width, height=height)]
+
+
+CASES = [
+    *_interp_cases(),
+    *_merge_cases(),
+    *_predict_cases(),
+    *_loss_cases(),
+    *_filter_cases(),
+    *_confusion_cases(),
+    *_crf_cases(),
+]
 OPS = list(dict.fromkeys(case.op for case in CASES))
 
 
@@ -181,6 +207,8 @@ def ideal_bytes(case: Case, direction: str, itemsize: int) -> int:
         Bytes. Backward reads the result's gradient and, where the derivative depends on them, the inputs again. segmentation_loss has its gradient
         from the forward pass; of the labels it needs only those of its grid.
     """
+    if case.op == "dense_crf":  # scores and probabilities, and three bytes of image a pixel
+        return case.batch * case.height * case.side * (2 * case.channels * itemsize + 3)
     maps = case.batch * case.channels * sum(side**2 for side in case.sides) * itemsize
     if case.op == "confusion_matrix":
         return 2 * case.batch * case.side**2 + 8 * case.channels**2
@@ -191,6 +219,6 @@ def ideal_bytes(case: Case, direction: str, itemsize: int) -> int:
         return maps + logits + case.batch * case.side**2
     result = case.batch * case.channels * case.side**2 * itemsize
     forward = maps + logits + result
-    read_again = maps + logits if case.mode in ("attention", "max") else 0
+    read_again = maps + logits if case.mode in ("attention", "max") or case.op == "domain_transform" else 0
     backward = result + read_again + maps + logits
     return {FORWARD: forward, BACKWARD: backward, BOTH: forward + backward}[direction]

@@ -7,6 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from repro.bench.lattice import dense_crf
+from repro.ops import reference
+
+__all__ = [
+    "confusion_matrix",
+    "dense_crf",
+    "domain_transform",
+    "interp",
+    "merge_scores",
+    "predict",
+    "segmentation_loss",
+]
+
 
 def interp(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """See repro.ops.interp."""
@@ -53,6 +66,11 @@ def segmentation_loss(scores: torch.Tensor, labels: torch.Tensor, shrink: int, i
         scores = interp(scores, labels.shape[1:])
     scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
     return F.cross_entropy(scores, labels, ignore_index=ignore_label)
+
+
+def domain_transform(x: torch.Tensor, edge: torch.Tensor, *numbers) -> torch.Tensor:
+    """See repro.ops.domain_transform; PyTorch has no recursive filter, so it goes line after line, as the twin does."""
+    return reference.domain_transform(x, edge, *numbers)
 
 
 def confusion_matrix(

@@ -6,14 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from repro import ops
-from repro.bench import eager, memory
-from repro.bench.agreement import TOLERANCE, Inputs, call, check, make_inputs, prepare, truth
-from repro.bench.cases import Case, ideal_bytes
+from repro.bench import eager, memory, opencv
+from repro.bench.agreement import Inputs, call, check, make_inputs, prepare, tolerance_of, truth
+from repro.bench.cases import CRF, FORWARD, Case, ideal_bytes
 from repro.bench.results import with_ratios
 from repro.bench.timing import WARM_UP, Clock, take_turns
+
+try:
+    from pydensecrf import densecrf  # of the extra "bench"
+except ImportError:
+    densecrf = None
 
 Function = Callable[..., torch.Tensor]
 CUDA_INPUT_SETS = (
@@ -43,7 +49,21 @@ class Session:
     left_out: list[dict[str, str]] = field(default_factory=list)
 
 
-def contestants(case: Case, compiles: bool) -> Iterator[tuple[str, Function, torch.memory_format]]:
+def pydensecrf(scores: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Runs dense_crf's case as pydensecrf does, Kraehenbuehl's own library; its default normalisation is another than Caffe's."""
+    (_, c, height, width), crf = scores.shape, dict(CRF)
+    field = densecrf.DenseCRF2D(width, height, c)
+    field.setUnaryEnergy(-scores[0].reshape(c, -1).numpy())
+    after = {"kernel": densecrf.DIAG_KERNEL, "normalization": densecrf.NORMALIZE_AFTER}
+    field.addPairwiseGaussian(sxy=crf["pos_xy_std"], compat=crf["pos_w"], **after)
+    pixels = image[0].permute(1, 2, 0).contiguous().numpy()
+    field.addPairwiseBilateral(sxy=crf["bi_xy_std"], srgb=crf["bi_rgb_std"], rgbim=pixels, compat=crf["bi_w"], **after)
+    return torch.from_numpy(np.array(field.inference(crf["iterations"]))).reshape(scores.shape)
+
+
+def contestants(
+    case: Case, device: torch.device, compiles: bool
+) -> Iterator[tuple[str, Function, torch.memory_format]]:
     """Lists name, function of (maps, logits, labels), and layout of the maps that it is given; "compile" is still to be compiled.
 
     The kernels work on channels_last maps, as the network makes them. Eager PyTorch competes in that layout and in the contiguous one, without being
@@ -53,7 +73,10 @@ def contestants(case: Case, compiles: bool) -> Iterator[tuple[str, Function, tor
     yield "eager", lambda *tensors: call(eager, case, *tensors), torch.channels_last
     if case.sides:  # labels have one layout
         yield "eager-nchw", lambda *tensors: call(eager, case, *tensors), torch.contiguous_format
-    if compiles:
+    if case.op == "dense_crf":  # whose number of vertices no compiler knows
+        if densecrf is not None and device.type == "cpu":
+            yield "pydensecrf", lambda maps, _, images: pydensecrf(maps[0].float(), images[0]), torch.contiguous_format
+    elif compiles and case.op != "domain_transform":  # whose 12 passes of hundreds of lines it would unroll
         yield "compile", lambda *tensors: call(eager, case, *tensors), torch.channels_last
 
 
@@ -83,7 +106,7 @@ def measure(case: Case, direction: str, session: Session) -> list[dict[str, Any]
     expected = truth(case, direction, sets[0].convert(session.dtype, torch.channels_last, device))
     calls: dict[str, list[Callable[[], list[torch.Tensor]]]] = {}
     errors: dict[str, float] = {}
-    for name, function, layout in contestants(case, session.compiles):
+    for name, function, layout in contestants(case, device, session.compiles):
         own = [inputs.convert(session.dtype, layout, device) for inputs in sets]
         try:
             if name == "compile":
@@ -96,8 +119,19 @@ def measure(case: Case, direction: str, session: Session) -> list[dict[str, Any]
             reason = " ".join(str(error).split())[:300]
             session.left_out.append({"contestant": name, "reason": reason, **where})
             continue
-        errors[name] = check(case, direction, name, results, expected, TOLERANCE[session.dtype])
+        errors[name] = check(case, direction, name, results, expected, tolerance_of(case, session.dtype))
         calls[name] = calls_of_one
+    if case.op == "domain_transform" and direction == FORWARD and device.type == "cpu":
+        rival = opencv.find() if session.dtype == torch.float32 else None
+        if rival is None:
+            reason = "cv2.ximgproc must be installed, and the maps be float32; install the extra `bench`"
+            session.left_out.append(
+                {"contestant": "opencv", "reason": reason, "op": case.op, "case": case.name, "direction": direction}
+            )
+        else:
+            filtered, wanted = opencv.contestant(rival, sets[0].maps[0], torch.get_num_threads())
+            errors["opencv"] = check(case, direction, "opencv", filtered(), wanted, tolerance_of(case, session.dtype))
+            calls["opencv"] = [filtered]
     del expected
     for of_one in calls.values():  # what is allocated once, in the first calls, shall count for none
         for n in range(WARM_UP):

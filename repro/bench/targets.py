@@ -27,6 +27,12 @@ _CPU_MEMORY = {
     ("predict", f"table3-test-{TEST_CROP}-3", FORWARD): 1 / 20,
     ("predict", f"table6-test-{TEST_CROP}-3", FORWARD): 1 / 20,
 }
+# -> another contestant, how many times faster than the faster of its layouts, and the largest share of its memory, by the resident set of both, if any.
+_CPU_RIVALS = {
+    ("domain_transform", f"table3-test-{TEST_CROP}", FORWARD): ("opencv", 2.0, None),
+    ("domain_transform", f"table3-test-{TEST_CROP}", BOTH): ("eager", 20.0, None),
+    ("dense_crf", "table4-test-375x500", FORWARD): ("pydensecrf", 4.0, 1.0),  # which runs one thread
+}
 _CUDA_TIME = {"merge_scores": 5.0, "predict": 5.0}
 _CUDA_BANDWIDTH = {("interp", f"large-{LARGE}", FORWARD): 0.8, ("merge_scores", f"large-{LARGE}-3", FORWARD): 0.8}
 _CUDA_LAUNCHES = 2
@@ -51,8 +57,9 @@ def evaluate(results: list[Result], conditions: dict[str, Any]) -> list[dict[str
 
     Returns:
         A list of op, case, direction, what, required, measured, reached. `what` is "never slower" (times faster than the faster eager layout, at least 1),
-        "time" (times faster than eager in PyTorch's default layout, at least), "memory" (share of the leaner eager layout's peak extra memory, at most),
-        "bandwidth" (share of the copy's, at least) or "launches" (at most).
+        "time" (times faster than eager in PyTorch's default layout, at least), "time of NAME" (times faster than that contestant, the faster of its layouts, at
+        least), "memory" (share of the leaner eager layout's peak extra memory, at most), "memory of NAME" (share of its resident set, at most), "bandwidth" (share
+        of the copy's, at least) or "launches" (at most).
         Empty where the targets do not apply.
     """
     if not apply_to(conditions):
@@ -80,10 +87,21 @@ def evaluate(results: list[Result], conditions: dict[str, Any]) -> list[dict[str
         if on_cpu and key in _CPU_MEMORY:
             share = _memory_share(ours, eager)
             add("memory", _CPU_MEMORY[key], share, share <= _CPU_MEMORY[key])
+        if on_cpu and key in _CPU_RIVALS:
+            rival, faster, share = _CPU_RIVALS[key]
+            theirs = [
+                r for r in results if (r["op"], r["case"], r["direction"]) == key and r["contestant"].startswith(rival)
+            ]
+            if theirs:
+                times = min(r["median_ms"] for r in theirs) / ours["median_ms"]
+                add(f"time of {rival}", faster, times, times >= faster)
+            if share is not None and theirs and theirs[0]["resident_bytes"]:
+                used = ours["resident_bytes"] / theirs[0]["resident_bytes"]
+                add(f"memory of {rival}", share, used, used <= share)
         if not on_cpu and key in _CUDA_BANDWIDTH:
             share = ours["share_of_copy"]
             add("bandwidth", _CUDA_BANDWIDTH[key], share, share >= _CUDA_BANDWIDTH[key])
-        if not on_cpu and key[2] == FORWARD:
+        if not on_cpu and key[2] == FORWARD and key[0] != "dense_crf":
             add("launches", _CUDA_LAUNCHES, ours["launches"], ours["launches"] <= _CUDA_LAUNCHES)
     return found
 

@@ -194,19 +194,18 @@ def _loss(graph: _Graph, step: Step) -> Fused | None:
 
     def compute(bottoms: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         x, label = bottoms
-        exact = all((side - 1) % factor == 0 for side in label.shape[2:])
         shapes = [tuple(x.shape), tuple(label.shape)]
         for place, interp_layer in enumerate((enlarge, shrunk)):
             if interp_layer is not None:
                 shapes[place] = interp_layer.reshape([shapes[place]])[0]
         layer.reshape(shapes)
+        exact = all(
+            (small - 1) * factor == side - 1 for small, side in zip(shapes[1][2:], label.shape[2:], strict=True)
+        )
         if not exact or shapes[0][2:] != shapes[1][2:]:  # Caffe mixes labels where the factor does not divide
             x = enlarge([x])[0] if enlarge else x
             return layer([x, shrunk([label])[0] if shrunk else label])
-        positions = label[:, 0].detach().long()
-        read = positions[:, ::factor, ::factor]
-        layer.labels(read, x.shape[1], read == ignore)
-        return (segmentation_loss(x, positions, factor, ignore),)
+        return (segmentation_loss(x, layer.positions(label[:, 0], x.shape[1], factor), factor, ignore),)
 
     layers = [part for part in (enlarge, shrunk, layer) if part]
     return Fused(layers, "segmentation_loss", [scores, labels], step.tops, compute)

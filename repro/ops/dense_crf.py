@@ -37,7 +37,7 @@ def dense_crf(
         bi_rgb_std: Standard deviation of K_bi in colour, units of `image`.
 
     Returns:
-        Probabilities (N, C, H, W), float32, channels_last. Not differentiable.
+        Probabilities (N, C, H, W), float32, channels_last; on CUDA after a wait for the device, to see that all is finite. Not differentiable.
 
     Raises:
         ValueError: A shape, dtype, device or number is wrong.

@@ -182,6 +182,48 @@ class _Weight(torch.autograd.Function):
         return tangent * ctx.saved_tensors[0]
 
 
+def _check_filter(x, edge, num_iter, spatial_sigma, range_sigma, min_weight, valid_size) -> None:
+    """Refuses what would broadcast or mean nothing, as csrc/torch/domain_transform.h does."""
+
+    def check(holds: bool, message: str) -> None:
+        if not holds:
+            raise ValueError(f"domain_transform: {message}")
+
+    n, _, height, width = x.shape
+    expected = [n, 1, height, width]
+    check(
+        list(edge.shape) == expected,
+        f"edge must have shape {expected}; got {list(edge.shape)}; give one edge map of x's size per image",
+    )
+    check(num_iter >= 1, f"num_iter must be at least 1; got {num_iter}; use 3 as Caffe's nets do")
+    for name, sigma, unit in (
+        ("spatial_sigma", spatial_sigma, "pixels"),
+        ("range_sigma", range_sigma, "units of edge"),
+    ):
+        kept = torch.tensor(sigma, dtype=torch.float32).item()
+        check(
+            0 < kept < math.inf,
+            f"{name} must be positive and finite in float32; got {sigma:g}; give a standard deviation in {unit}",
+        )
+    check(
+        0 <= min_weight < 1,
+        f"min_weight must be 0 or more and below 1; got {min_weight:g}; use 0 for no least weight",
+    )
+    if valid_size is None:
+        return
+    check(
+        valid_size.dtype == torch.int64 and valid_size.shape == (n, 2),
+        f"valid_size must be int64 of shape (N={n}, 2); got {valid_size.dtype} of shape {list(valid_size.shape)}; "
+        "give each image's height and width",
+    )
+    for image, (h, w) in enumerate(valid_size.tolist()):
+        check(
+            0 <= h <= height and 0 <= w <= width,
+            f"valid_size must lie within the map of {height} x {width}; got {h} x {w} for image {image}; "
+            "give the image's own height and width",
+        )
+
+
 def _there_and_back(x: torch.Tensor, weight: torch.Tensor, dim: int) -> torch.Tensor:
     """Filters along an axis, from its first line to its last and back. A line's weight is that of its link to the line before it."""
     lines, weights = list(x.unbind(dim)), weight.unbind(dim)
@@ -203,6 +245,7 @@ def domain_transform(
 ) -> torch.Tensor:
     """See repro.ops.domain_transform."""
     check_one_device("domain_transform", x, edge, valid_size)
+    _check_filter(x, edge, num_iter, spatial_sigma, range_sigma, min_weight, valid_size)
     wide = torch.float32 if x.dtype in _STORAGE else x.dtype
 
     def rounded(number: float, dtype: torch.dtype = wide) -> float:
@@ -215,7 +258,8 @@ def domain_transform(
     whole = x.to(wide)
     sizes = [x.shape[2:]] * x.shape[0] if valid_size is None else valid_size.tolist()
     images = []
-    for image, guide, (height, width) in zip(whole.split(1), edge.to(wide).split(1), sizes, strict=True):
+    for n, (height, width) in enumerate(sizes):
+        image, guide = whole[n : n + 1], edge[n : n + 1].to(wide)
         if height == 0 or width == 0:
             images.append(image)
             continue

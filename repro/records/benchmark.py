@@ -16,6 +16,10 @@ KINDS: dict[str, tuple[bool, Callable[[float], str]]] = {
     "never slower": (False, lambda value: f"{value:.3g}×"),  # than the faster eager layout
     "time": (False, lambda value: f"{value:.3g}×"),  # than eager in PyTorch's default layout
     "memory": (True, lambda value: f"{value:.3g} of eager's"),
+    "time of eager": (False, lambda value: f"{value:.3g}×"),  # in the faster of its layouts
+    "time of opencv": (False, lambda value: f"{value:.3g}×"),
+    "time of pydensecrf": (False, lambda value: f"{value:.3g}×"),
+    "memory of pydensecrf": (True, lambda value: f"{value:.3g} of pydensecrf's"),
     "bandwidth": (False, lambda value: f"{100 * value:.3g} % of a copy's"),
     "launches": (True, lambda value: f"{value:g}"),
 }

@@ -8,12 +8,14 @@ lie in the row's folder, under crf-search/.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,17 @@ class Search:
         return tqdm(total=total, desc=what, unit="image", disable=not sys.stderr.isatty(), leave=False)
 
 
+@contextlib.contextmanager
+def shared_threads(workers: int) -> Iterator[None]:
+    """Shares the operators' threads among images that are tried at once, in place of as many for each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // max(1, workers)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def table_lines(tried: list[dict[str, Any]], best: dict[str, Any]) -> list[str]:
     """Lays the grid out: a line for each weight and colour width, a column for each width in position; the best one is marked."""
     values = {tuple(one["crf"][key] for key in GRID): one["value"] for one in tried}
@@ -292,11 +305,12 @@ def run(options: argparse.Namespace) -> None:
         search = Search(row, record, items, folder, compute)
         search.score(trained_network(record, path.with_name("snapshot.pt")).to(compute.device))
         log(f"{len(items)} images; without a CRF {search.document['before_crf']:.2f}")
-        for number, crf in enumerate(grid, start=1):
-            known = search.value_of(crf) is not None
-            value = search.try_one(crf)
-            keys = ", ".join(f"{key} {crf[key]:g}" for key in GRID)
-            log(f"[{number}/{len(grid)}] {keys}: {value:.2f}{', tried before' if known else ''}")
+        with shared_threads(options.workers):
+            for number, crf in enumerate(grid, start=1):
+                known = search.value_of(crf) is not None
+                value = search.try_one(crf)
+                keys = ", ".join(f"{key} {crf[key]:g}" for key in GRID)
+                log(f"[{number}/{len(grid)}] {keys}: {value:.2f}{', tried before' if known else ''}")
         print("\n".join(write_results(search, grid)))
 
 

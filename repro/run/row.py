@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from caffe_weights.files.atomic import replacing
 from repro.data.fingerprint import require_unchanged
 from repro.device import processor_name
 from repro.evaluate.archive import FOLDER, unfinished, write_archive, write_label_maps
@@ -24,13 +26,13 @@ from repro.evaluate.metrics import summary
 from repro.models import MultiScale, build
 from repro.ops import backend
 from repro.protocol import UNFELT, settings_sha256
-from repro.records.store import BEFORE_CRF, FORMAT, SUBMISSION, git_state, read_record, record_path, write_record
+from repro.records.store import BEFORE_CRF, FORMAT, SUBMISSION, git_state, read_record, record_path, walk, write_record
 from repro.run.inputs import READ, Inputs, load_weights
 from repro.run.lock import locked
 from repro.run.options import Options
 from repro.run.plan import Job
 from repro.shell import log
-from repro.solver.snapshot import identity_of, training_identity
+from repro.solver.snapshot import identity_of, read_snapshot, training_identity
 from repro.solver.train import Sitting, Training
 from repro.version import __version__
 
@@ -200,6 +202,20 @@ def run_row(job: Job, inputs: Inputs, options: Options) -> dict:
     return record
 
 
+def _take_over(identity: str, snapshot: Path, out: Path) -> None:
+    """Copies the snapshot of a recorded row that was trained alike, such as that of the same row without a CRF, where there is none yet."""
+    for stored in () if snapshot.exists() else walk([out]):
+        other, record = stored.path.with_name("snapshot.pt"), stored.record
+        if stored.reason or training_identity(record["provenance"], record["settings"]) != identity:
+            continue
+        with contextlib.suppress(FileNotFoundError, ValueError):  # not kept, or damaged: then the row trains by itself
+            read_snapshot(other, identity)
+            with replacing(snapshot) as part:
+                shutil.copyfile(other, part)
+            log(f"  trained already, as {record['table']} {record['row']}")
+            return
+
+
 def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict:
     settings, compute = job.row.settings, options.compute
     made_from = provenance(job, inputs, compute.precision)
@@ -210,6 +226,8 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
     curve, seconds, sittings = [], 0.0, []
     if max_iter > 0:
         identity = training_identity(made_from, settings)
+        if "crf" in settings:
+            _take_over(identity, snapshot, options.out)
         sitting = Sitting(job.seed, identity, snapshot, compute, circumstances(compute.device), options.should_stop)
         training = Training(network, inputs.train, settings, sitting)
         _train(training, max_iter)

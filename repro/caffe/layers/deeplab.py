@@ -18,7 +18,8 @@ from repro.ops import dense_crf, domain_transform, interp
 class Interp(Layer):
     """Resizes its bottom bilinearly, corner to corner, after cropping it by -pad_beg and -pad_end.
 
-    Caffe: src/caffe/layers/interp_layer.cpp of the DeepLab forks: shrink_factor alone, zoom_factor alone, height and width, or shrink, then zoom, as one resize.
+    Caffe: src/caffe/layers/interp_layer.cpp of the DeepLab forks, in this order: shrink_factor alone, zoom_factor alone, height and width, shrink and then zoom as
+        one resize.
     """
 
     IN_PLACE = False
@@ -33,11 +34,11 @@ class Interp(Layer):
         shrinks, zooms = param.has("shrink_factor"), param.has("zoom_factor")
         if min(param.shrink_factor, param.zoom_factor) < 1:
             raise self.fail("factors must be at least 1", f"{param.shrink_factor} and {param.zoom_factor}")
-        if shrinks or zooms:
+        if shrinks == zooms and param.has("height") and param.has("width"):
+            self.size = [param.height, param.width]
+        elif shrinks or zooms:
             shrunk = [(side - 1) // param.shrink_factor + 1 for side in self.cropped]
             self.size = [side + (side - 1) * (param.zoom_factor - 1) for side in shrunk]
-        elif param.has("height") and param.has("width"):
-            self.size = [param.height, param.width]
         else:
             raise self.fail("a factor, or height and width, must be given", "neither")
         if min(*self.cropped, *self.size) < 1:

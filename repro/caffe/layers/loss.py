@@ -112,9 +112,8 @@ class SoftmaxWithLoss(Loss):
         param, axis = self.param.loss_param, self.axis(self.param.softmax_param.axis, x.dim())
         valid_only = self.normalization == "VALID" and param.has("ignore_label")
         if valid_only and axis == 1 and x.dim() == 4:
-            positions = label.reshape(x.shape[0], *x.shape[2:])
-            ignored = positions == param.ignore_label
-            return (segmentation_loss(x, self.labels(positions, x.shape[1], ignored), 1, param.ignore_label),)
+            positions = self.positions(label.reshape(x.shape[0], *x.shape[2:]), x.shape[1])
+            return (segmentation_loss(x, positions, 1, param.ignore_label),)
         rows = x.movedim(axis, -1).reshape(-1, x.shape[axis])
         # Caffe: a label blob is read in the order of the positions before and behind the axis.
         positions = label.reshape(-1)
@@ -123,6 +122,16 @@ class SoftmaxWithLoss(Loss):
         terms = F.nll_loss(F.log_softmax(rows, 1, dtype=torch.float64), target, reduction="none")
         total = torch.where(ignored, torch.zeros_like(terms), _Floored.apply(terms)).sum()
         return (total / self.normaliser(ignored, count(x.shape[:axis])),)
+
+    def positions(self, label: torch.Tensor, classes: int, step: int = 1) -> torch.Tensor:
+        """Returns labels (N, H, W) for segmentation_loss, of which every step-th counts.
+
+        Checked on the CPU alone: to ask a GPU would make it wait, and there the loss is NaN where a label is no class.
+        """
+        if label.device.type == "cpu":
+            read = label[:, ::step, ::step]
+            self.labels(read, classes, read == self.param.loss_param.ignore_label)
+        return label.detach().long()
 
 
 class EuclideanLoss(Loss):
