@@ -90,7 +90,7 @@ def test_a_share_is_planned_like_the_whole(tiny, capsys):
 def test_rows_that_do_not_run_are_named():
     plan = Plan(["table4"], [], [1], [])
     idle = [row for row in plan.tables[0].rows if row.status != "run"]
-    assert {row.status for row in idle} == {"planned", "quoted"}
+    assert {row.status for row in idle} == {"quoted"}
     assert idle_lines(plan) == [f"table4 {row.id} does not run: {row.status}: {row.why}" for row in idle]
 
 
