@@ -35,7 +35,7 @@ SANITIZED := test_interp test_merge_scores test_predict test_segmentation_loss t
 	test_dense_crf test_confusion_matrix test_ops_autograd test_ops_device test_ops_storage test_ops_determinism
 sanitize: $(VENV)/installed
 	mkdir -p build/sanitize && cp -r repro build/sanitize && rm -f build/sanitize/repro/_C*.so
-	REPRO_CUDA=0 CFLAGS="$(SANITIZE) -g1" LDFLAGS="$(SANITIZE)" $(VENV)/bin/python setup.py --quiet \
+	REPRO_CUDA=0 REPRO_OPTIMIZE=-O1 CFLAGS="$(SANITIZE) -g1" LDFLAGS="$(SANITIZE)" $(VENV)/bin/python setup.py --quiet \
 		build_ext --build-lib build/sanitize --build-temp build/sanitize-temp
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize \
