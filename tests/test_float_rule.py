@@ -146,8 +146,8 @@ def scales_in_another_order(patch):
 def decayed_biases(patch):
     solver = thin.thin_solver
 
-    def make(network):
-        made = solver(network)
+    def make(network, **more):
+        made = solver(network, **more)
         made._decay = [made._decay[0]] * len(made._decay)
         return made
 
