@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from repro.data.pictures import SUFFIXES, find_picture, size_error, stem_of
+from repro.data.pool import without_signals
 from repro.data.transforms import read_image_bgr, read_label
 from repro.files import check_name, read_bytes
 
@@ -238,7 +239,9 @@ def check_items(
     """
     executor = ThreadPoolExecutor(max_workers=max(workers, 1), thread_name_prefix="check_items")
     try:
-        results = executor.map(partial(_fault, num_classes, ignore_label), items)
+        # Ctrl-C within `submit` may leave a lock of the executor's taken, for which its threads, and then we, would wait for ever.
+        with without_signals():
+            results = executor.map(partial(_fault, num_classes, ignore_label), items)
         bar = tqdm(results, "checking images and labels", len(items), disable=None if progress else True, leave=False)
         faults = [fault for fault in bar if fault is not None]
     finally:

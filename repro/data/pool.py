@@ -59,7 +59,7 @@ def work_through(
     # Not forked: the caller may run torch's threads.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
-        with _without_signals():
+        with without_signals():
             results = pool.map(work, jobs, chunksize=chunk)  # Starts the workers.
             ours = set(active_children()) - before
         yield from bar(results)
@@ -74,7 +74,7 @@ def work_through(
 
 
 @contextmanager
-def _without_signals() -> Iterator[None]:
+def without_signals() -> Iterator[None]:
     """Blocks the signals that ask to stop, in this thread and in the processes that are started meanwhile, which keep it so; they come afterwards."""
     # Another thread, such as a BLAS's, may take a signal that this one blocks; Python would then run its handler here all the same.
     waiting: list[int] = []
