@@ -162,6 +162,7 @@ def test_snapshots_that_other_programs_read(ran, case, seed, program):
 def test_records(tmp_path, path, bad, program):
     file = tmp_path / "out" / "demo" / "max2-seed1" / "record.json"
     file.parent.mkdir(parents=True)
+    path = tuple("head" if key == "box" else key for key in path)  # a class of the package's own demo
     file.write_text(robust.spoiled(cases.record("demo", "max2", 41.0), path, bad))
     assert attack(tmp_path, program[0], [*program[1:], str(tmp_path / "out")]).code in (0, 1, 2)
 
