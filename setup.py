@@ -43,7 +43,9 @@ from torch.utils.cpp_extension import (  # noqa: E402  reads CUDA_HOME when it i
 ROOT = Path(__file__).parent
 # No fused multiply-add: Caffe's order of rounding. torch's own headers are system headers, so that only our warnings show.
 CXX_FLAGS = [
-    os.environ.get("REPRO_OPTIMIZE", "-O3"),  # `make sanitize` takes less: what watches every address takes minutes to optimise
+    os.environ.get(
+        "REPRO_OPTIMIZE", "-O3"
+    ),  # `make sanitize` takes less: what watches every address takes minutes to optimise
     "-std=c++20",
     "-ffp-contract=off",
     "-Wall",
