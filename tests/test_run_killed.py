@@ -102,11 +102,11 @@ def ends_as_if_nothing_had_been(lives, starts):
     assert len(begun) == starts + 1
 
 
-def test_a_small_run_survives_kills(tmp_path, monkeypatch):
+def test_a_small_run_survives_twenty_kills(tmp_path, monkeypatch):
     lives = Lives(tmp_path, 0, monkeypatch)
-    for _ in range(4):
+    for _ in range(KILLS):
         lives.end(signal.SIGKILL)
-    ends_as_if_nothing_had_been(lives, 4)
+    ends_as_if_nothing_had_been(lives, KILLS)
 
 
 @pytest.mark.slow
