@@ -8,8 +8,10 @@ TORCH := torch==2.13.0
 table1: $(VENV)/installed
 	$(VENV)/bin/python -m repro.run table1 $(TABLE1)
 
+# As many tests at a time as there are cores, four at most.
+PYTEST := $(VENV)/bin/python -m pytest -n auto --maxprocesses 4
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest
+	$(PYTEST)
 
 # The same tests as on processors with fewer instructions, with 1, 2 and 4 threads; MATRIX="avx2 -- -k solver" chooses.
 test-matrix: $(VENV)/installed

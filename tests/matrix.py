@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
         ):
             results[name] = f"left out: the processor has {own}"
             continue
-        command = [sys.executable, "-m", "pytest", *pytest_arguments]
+        command = [sys.executable, "-m", "pytest", "-n", "auto", "--maxprocesses", "4", *pytest_arguments]
         print(f"matrix: {name}: {environment(name)}", flush=True)
         code = subprocess.run(command, env=os.environ | environment(name), cwd=Path(__file__).parents[1]).returncode
         results[name] = f"failed, exit code {code}" if code else "passed"

