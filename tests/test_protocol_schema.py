@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tiny import CRF, DT, MSC, write_protocol
+from tiny import CRF, DT, FILL, MSC, write_protocol
 
 from repro.protocol import UNFELT, load_protocol, settings_sha256
 from repro.protocol.bounds import BOUNDS
@@ -166,7 +166,7 @@ EVERY_NUMBER = [(section, key) for section in set(BOUNDS) - {"synthetic", "submi
 @pytest.mark.parametrize("value", ["-1e9", "1e39", "9" * 400, "-" + "9" * 400])
 @pytest.mark.parametrize(("section", "key"), sorted(EVERY_NUMBER))
 def test_no_number_is_without_bounds(tmp_path, section, key, value):
-    kind, path = every_key()[section][key], write_protocol(tmp_path, CRF, MSC, DT)
+    kind, path = every_key()[section][key], write_protocol(tmp_path, CRF, MSC, DT, FILL)
     if isinstance(kind, list):
         value = "[" + ", ".join([value] * len(load_protocol(path).rows[0].settings[section][key])) + "]"
     elif kind is int and "e" in value:

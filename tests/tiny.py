@@ -139,6 +139,12 @@ CRF = (
     "[common.crf]\n" + "".join(f"{key} = {value}\n" for key, value in CRF_KEYS.items()) + "\n[common.test]",
 )
 
+# Another one: its weights lack two layers.
+FILL = (
+    "[common.test]",
+    '[common.fill]\nlayers = ["fc6", "fc7"]\nfillers = ["unit_variance", "filler"]\nbatches = 2\n\n[common.test]',
+)
+
 
 def write_protocol(folder: Path, *changes: tuple[str, str], name: str = "tiny") -> str:
     """Writes the protocol with some of its text replaced, and returns its path as the programs take it."""

@@ -80,6 +80,7 @@ def load_caffemodel(
     defines: dict[str, str] | None = None,
     rename: Mapping[str, str] | None = None,
     allow_nonfinite: bool = False,
+    fill: Collection[str] = (),
 ) -> LoadReport:
     """Copies a .caffemodel (any generation, or HDF5) into a network; nothing is copied unless everything fits.
 
@@ -92,6 +93,7 @@ def load_caffemodel(
         rename: the file's layer name to the network's. A classifier under DeepLab's own names (fc8_voc12, fc8_pascal) is taken for fc8 without
             it, where the file has no fc8 and its shape fits.
         allow_nonfinite: load NaN and infinite values too; the caller records it.
+        fill: layers that the file is known to lack, which keep their filler.
 
     Returns:
         What became of every layer.
@@ -99,7 +101,7 @@ def load_caffemodel(
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged; a layer's shape or geometry differs; a shared copy differs from its owner; the file lacks a layer
-            that has no filler; `skip` or `rename` names no layer; several classifiers fit; a layer holds NaN or infinite values.
+            that has no filler, or has one to be filled; `skip`, `fill` or `rename` names no layer; several classifiers fit; a layer holds NaN or infinite values.
 
     Caffe: src/caffe/net.cpp, Net::CopyTrainedLayersFrom (matches layers by name; shapes must be equal).
     Deviates: Caffe passes over layers that only one side has; here they are reported, and an error where the network needs them.
@@ -107,10 +109,11 @@ def load_caffemodel(
     model = caffe_weights.read_caffemodel(path)
     layers = convolutions(net)
     report = LoadReport(Path(path), model.format)
-    if unknown := sorted(set(skip) - set(layers)):
-        raise ValueError(
-            f"{path}: skip must name layers of the network; got {' '.join(unknown)}; choose from {' '.join(layers)}"
-        )
+    for what, names in (("skip", skip), ("fill", fill)):
+        if unknown := sorted(set(names) - set(layers)):
+            raise ValueError(
+                f"{path}: {what} must name layers of the network; got {' '.join(unknown)}; choose from {' '.join(layers)}"
+            )
     if prototxt is not None:
         _check_geometry(layers, prototxt, defines)
     model = renamed(model, rename or {})
@@ -136,9 +139,11 @@ def load_caffemodel(
         else:
             report.absent_in_model.append(layer.name)
     report.absent_in_file = [name for name in layers if name not in in_file]
-    if missing := [name for name in report.absent_in_file if not name.startswith(KEEPS_FILLER)]:
+    if there := [name for name in fill if name in in_file and name not in skip]:
+        raise ValueError(f"{path}: must lack the layers to be filled; got {' '.join(there)}; leave them out of fill")
+    if missing := [name for name in report.absent_in_file if not name.startswith(KEEPS_FILLER) and name not in fill]:
         raise ValueError(
-            f"{path}: must have every layer but the classifier and what stands beside the trunk; got no {' '.join(missing)}; use the net's own weights"
+            f"{path}: must have every layer but the classifier and what stands beside the trunk; got no {' '.join(missing)}; use the net's own weights, or --fill {','.join(missing)}"
         )
     if report.nonfinite and not allow_nonfinite:
         name, count = next(iter(report.nonfinite.items()))

@@ -55,6 +55,7 @@ BOUNDS: dict[str, dict[str, tuple[float, float]]] = {
     },
     "test": {"crop_size": (9, 8193), "batch_size": (1, 65536)},
     "synthetic": {"num_train": (1, 10**6), "num_val": (1, 10**6), "size": (1, 4096), "seed": (0, 2**32 - 1)},
+    "fill": {"batches": (1, 1000)},
     "submission": {"num": (1, _INT32)},
     "crf": {
         "max_iter": (1, 1000),

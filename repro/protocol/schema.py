@@ -65,6 +65,11 @@ SCHEMA: dict[str, dict[str, Any]] = {
 # Sections that only some rows have; a row that has one must give all of its keys.
 OPTIONAL: dict[str, dict[str, Any]] = {
     "synthetic": {"num_train": int, "num_val": int, "size": [int], "seed": int},  # what repro/data/synthetic/ draws
+    "fill": {  # layers that the weights' file lacks, and how they start
+        "layers": [str],  # Caffe's layer names
+        "fillers": [str],  # one for each
+        "batches": int,  # of training images, for "unit_variance"
+    },
     "stage": {"protocol": str, "row": str},  # the row whose trained weights are the initial ones
     "submission": {
         "list": str,
@@ -120,6 +125,8 @@ HEADER = {
     "adds_rows": bool,  # whether the rows stand below those of the extended file, and not in their place
     "note": str,
 }
+# "filler": as model.filler draws the backbone. "unit_variance": the same, then scaled by repro/models/unit_variance.py.
+FILLERS = ("filler", "unit_variance")
 STATUS = ("run", "planned", "quoted")
 # How many values the lists of a fixed length hold.
 _LENGTHS = {
@@ -215,6 +222,11 @@ def check(settings: dict[str, dict], where: str) -> None:
     if solver["lr_policy"] not in ("fixed", "step", "poly"):
         raise ValueError(
             f'{where}: solver.lr_policy must be "fixed", "step" or "poly"; got {solver["lr_policy"]!r}; correct it'
+        )
+    fill = settings.get("fill", {"layers": [], "fillers": []})
+    if len(fill["layers"]) != len(fill["fillers"]) or not set(fill["fillers"]) <= set(FILLERS):
+        raise ValueError(
+            f"{where}: fill.fillers must be one of {', '.join(FILLERS)} for each of fill.layers; got {fill['fillers']} for {fill['layers']}; correct it"
         )
     for section in ("transform", "test"):
         if settings[section]["crop_size"] % 8 != 1:

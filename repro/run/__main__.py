@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -30,6 +32,7 @@ from repro.visualize import figures_of_run
 
 MOST_WORKERS = 1024
 MOST_SEEDS = 1000
+FILL_BATCHES = 4  # that --fill looks at
 _stop_asked = False
 
 COMMANDS = """other commands, each with its own --help:
@@ -87,6 +90,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="override a key of the protocol, e.g. solver.max_iter=200; solver.max_iter=0 evaluates --weights as they are",
     )
+    add(
+        "--fill",
+        metavar="LAYERS",
+        help="declare layers that --weights lacks, e.g. fc6,fc7: each is drawn, then scaled so that its outputs have unit variance over "
+        "the first batches; fc6=filler leaves it as it was drawn",
+    )
     add("--subset", action="store_true", help="declare that the lists hold a subset of the protocol's images")
     add(
         "--dry-run",
@@ -116,6 +125,20 @@ def make_options(arguments: argparse.Namespace, device, synthetic: bool) -> Opti
     return Options(arguments.out, Compute(device, arguments.precision, workers), lambda: bool(_stop_asked))
 
 
+def fill_overrides(text: str) -> list[str]:
+    """Writes --fill as the overrides that it stands for.
+
+    Raises:
+        ValueError: A layer has no name.
+    """
+    pairs = [layer.partition("=")[::2] for layer in text.split(",")]
+    if not all(re.fullmatch(r"\w+", layer) for layer, _ in pairs):
+        raise ValueError(f"--fill: must be layers' names, joined by commas; got {text!r}; for example --fill fc6,fc7")
+    fillers = [filler or "unit_variance" for _, filler in pairs]
+    lists = {"layers": [layer for layer, _ in pairs], "fillers": fillers}
+    return [*(f"fill.{key}={json.dumps(names)}" for key, names in lists.items()), f"fill.batches={FILL_BATCHES}"]
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Does what the command line asks."""
     git_state()
@@ -135,7 +158,8 @@ def run(arguments: argparse.Namespace) -> None:
     if stand_in:
         note = load_protocol(stand_in).note
         log(f"{names[0]}: no --data-root given, so its stand-in {stand_in} runs: {note}")
-    plan = Plan([stand_in] if stand_in else names, arguments.row or [], seeds, arguments.set)
+    overrides = [*(fill_overrides(arguments.fill) if arguments.fill is not None else []), *arguments.set]
+    plan = Plan([stand_in] if stand_in else names, arguments.row or [], seeds, overrides)
     jobs = plan.jobs
     if arguments.shard:
         index, count = parse_shard(arguments.shard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -259,13 +260,20 @@ def source_key(row: Row) -> str:
     return json.dumps([row.dataset, stage_of(row), settings["solver"]["max_iter"] > 0, own], sort_keys=True)
 
 
-def load_weights(network, path: Path | None, complete: bool = False) -> str:
+def filled_layers(row: Row) -> dict[str, str]:
+    """Lists the layers that the weights' file lacks, each with its filler; none where a row starts from a stage, which trained them."""
+    fill = row.settings.get("fill")
+    return {} if fill is None or stage_of(row) else dict(zip(fill["layers"], fill["fillers"], strict=True))
+
+
+def load_weights(network, path: Path | None, complete: bool = False, fill: Collection[str] = ()) -> str:
     """Copies the initial weights into a network; says what happened, in one line.
 
     Args:
         network: The network.
         path: The caffemodel, or None for chance.
         complete: Whether every layer must come from the file, because nothing will be trained.
+        fill: Layers that the file lacks, which keep their filler.
 
     Raises:
         ValueError: The file does not fit.
@@ -275,11 +283,15 @@ def load_weights(network, path: Path | None, complete: bool = False) -> str:
             raise ValueError(
                 "weights: an evaluation (solver.max_iter = 0) needs trained weights; got none; give them as --weights"
             )
+        if unknown := sorted(set(fill) - set(network.convolutions())):
+            raise ValueError(
+                f"fill: layers must be the network's; got {' '.join(unknown)}; choose from {' '.join(network.convolutions())}"
+            )
         return "no weights loaded: the backbone starts from its filler"
     in_file = caffe_weights.read_caffemodel(path).with_blobs()
     # Another task's classifier under our name, such as ImageNet's 1000 classes: the protocol's fc8 starts from its filler.
     foreign = "fc8" in in_file and in_file["fc8"].blobs[0].shape[0] != network.net.fc8.out_channels
-    report = load_caffemodel(network, path, skip=("fc8",) if foreign else ())
+    report = load_caffemodel(network, path, skip=("fc8",) if foreign else (), fill=fill)
     filled = report.absent_in_file + report.skipped
     if filled and complete:
         unused = f" (the file also has {', '.join(report.absent_in_model)})" if report.absent_in_model else ""

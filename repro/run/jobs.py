@@ -12,7 +12,7 @@ from repro.protocol import Protocol
 from repro.records.own import keep_protocol
 from repro.records.store import BEFORE_CRF
 from repro.records.tables import Records, per_class_line, records_of
-from repro.run.inputs import Given, Inputs, find, load_weights, prepare, source_key
+from repro.run.inputs import Given, Inputs, filled_layers, find, load_weights, prepare, source_key
 from repro.run.options import Options
 from repro.run.plan import Job, Plan
 from repro.run.row import existing_record, run_row
@@ -95,7 +95,7 @@ def check_weights(plan: Plan, jobs: list[Job], found: dict[str, Inputs]) -> None
             _check_stage(plan.stage_job(job.row), job, network)
         else:
             complete = job.row.settings["solver"]["max_iter"] == 0
-            load_weights(network, found[source_key(job.row)].weights, complete)
+            load_weights(network, found[source_key(job.row)].weights, complete, filled_layers(job.row))
 
 
 def _network(job: Job) -> MultiScale:

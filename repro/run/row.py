@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import os
 import platform
 import shutil
@@ -19,21 +20,22 @@ from tqdm import tqdm
 
 from caffe_weights.files.atomic import replacing
 from repro.data.fingerprint import require_unchanged
-from repro.device import processor_name
+from repro.device import Compute, processor_name
 from repro.evaluate.archive import FOLDER, unfinished, write_archive, write_label_maps
 from repro.evaluate.labels import evaluate, label_maps
 from repro.evaluate.metrics import summary
 from repro.models import MultiScale, build
+from repro.models.unit_variance import scale_to_unit_variance
 from repro.ops import backend
 from repro.protocol import UNFELT, settings_sha256
 from repro.records.store import BEFORE_CRF, FORMAT, SUBMISSION, git_state, read_record, record_path, walk, write_record
-from repro.run.inputs import READ, Inputs, load_weights
+from repro.run.inputs import READ, Inputs, filled_layers, load_weights
 from repro.run.lock import locked
 from repro.run.options import Options
 from repro.run.plan import Job
 from repro.shell import log
 from repro.solver.snapshot import identity_of, read_snapshot, training_identity
-from repro.solver.train import Sitting, Training
+from repro.solver.train import Sitting, Training, training_stream
 from repro.version import __version__
 
 # Variables by which a user chooses instructions, and with them the last bits of sums.
@@ -202,6 +204,18 @@ def run_row(job: Job, inputs: Inputs, options: Options) -> dict:
     return record
 
 
+def _fill(network: MultiScale, job: Job, inputs: Inputs, compute: Compute) -> None:
+    """Scales the layers whose filler looks at data, over the first batches that the row will train on."""
+    names = [name for name, filler in filled_layers(job.row).items() if filler == "unit_variance"]
+    if not names:
+        return
+    count = job.row.settings["fill"]["batches"]
+    stream = itertools.islice(training_stream(inputs.train, job.row.settings, job.seed), count)
+    factors = scale_to_unit_variance(network, names, [batch.data.to(compute.device) for batch in stream])
+    scaled = ", ".join(f"{name} times {factor:.3g}" for name, factor in factors.items())
+    log(f"  filled to unit variance over {count} batches: {scaled}")
+
+
 def _take_over(identity: str, snapshot: Path, out: Path) -> None:
     """Copies the snapshot of a recorded row that was trained alike, such as that of the same row without a CRF, where there is none yet."""
     for stored in () if snapshot.exists() else walk([out]):
@@ -221,7 +235,7 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
     made_from = provenance(job, inputs, compute.precision)
     max_iter = settings["solver"]["max_iter"]
     network = build(settings["model"], len(settings["data"]["class_names"]), job.seed)
-    log("  " + load_weights(network, inputs.weights, complete=max_iter == 0))
+    log("  " + load_weights(network, inputs.weights, max_iter == 0, filled_layers(job.row)))
     network.to(compute.device)
     curve, seconds, sittings = [], 0.0, []
     if max_iter > 0:
@@ -229,6 +243,8 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
         if "crf" in settings:
             _take_over(identity, snapshot, options.out)
         sitting = Sitting(job.seed, identity, snapshot, compute, circumstances(compute.device), options.should_stop)
+        if not snapshot.exists():
+            _fill(network, job, inputs, compute)
         training = Training(network, inputs.train, settings, sitting)
         _train(training, max_iter)
         curve, seconds, sittings = training.curve, training.seconds, training.sittings
@@ -240,6 +256,7 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
     require_unchanged(inputs.train, inputs.val, inputs.data_sha256, options.out / READ)
     deviates = (
         {key: value for key, value in job.protocol.overrides.items() if key not in UNFELT and _has(settings, key)}
+        | {f"fill.{key}": value for key, value in settings.get("fill", {}).items()}
         | inputs.deviates
         | ({"precision": compute.precision} if compute.precision != "fp32" else {})
     )

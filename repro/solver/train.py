@@ -56,6 +56,34 @@ def iteration_seed(seed: int, iteration: int) -> int:
     return (z ^ (z >> 31)) >> 1
 
 
+def training_stream(
+    items: list[Item], settings: dict, seed: int, start_batch: int = 0, workers: int = 0
+) -> ImageSegData:
+    """Makes the batches of a row's training, from one of them on.
+
+    Args:
+        items: The training list.
+        settings: The row's.
+        seed: Caffe's random_seed.
+        start_batch: The number of batches passed over.
+        workers: Processes that decode ahead; 0 decodes here.
+    """
+    transform = settings["transform"]
+    return ImageSegData(
+        items,
+        batch_size=settings["solver"]["batch_size"],
+        crop_size=transform["crop_size"],
+        mean_bgr=tuple(transform["mean_bgr"]),
+        mirror=transform["mirror"],
+        scale_factors=transform["scale_factors"],
+        shuffle=True,
+        ignore_label=settings["data"]["ignore_label"],
+        seed=seed,
+        start_batch=start_batch,
+        workers=workers,
+    )
+
+
 class Training:
     """The training of a network to its protocol's last iteration, going on from its snapshot where there is one.
 
@@ -113,7 +141,10 @@ class Training:
         if self.finished:
             return
         table = self._settings["solver"]
-        stream = iter(self._stream())
+        first = self.iteration * table["iter_size"]
+        stream = iter(
+            training_stream(self._items, self._settings, self._sitting.seed, first, self._sitting.compute.workers)
+        )
         self._network.train()
         started, before = time.monotonic(), self.seconds
         try:
@@ -131,22 +162,6 @@ class Training:
         finally:
             del stream
         self.seconds = before + time.monotonic() - started
-
-    def _stream(self) -> ImageSegData:
-        table, transform = self._settings["solver"], self._settings["transform"]
-        return ImageSegData(
-            self._items,
-            batch_size=table["batch_size"],
-            crop_size=transform["crop_size"],
-            mean_bgr=tuple(transform["mean_bgr"]),
-            mirror=transform["mirror"],
-            scale_factors=transform["scale_factors"],
-            shuffle=True,
-            ignore_label=self._settings["data"]["ignore_label"],
-            seed=self._sitting.seed,
-            start_batch=self.iteration * table["iter_size"],
-            workers=self._sitting.compute.workers,
-        )
 
     def _step(self, stream) -> float:
         """Does one iteration; returns its rate."""
