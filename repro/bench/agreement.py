@@ -61,7 +61,7 @@ class Inputs:
         )
 
 
-def _label_map(case: Case, generator: torch.Generator) -> torch.Tensor:
+def label_map(case: Case, generator: torch.Generator) -> torch.Tensor:
     """Draws labels in blocks of 32 pixels, a tenth of them ignored: in an image neighbours mostly share their class."""
     blocks = -(-case.side // 32)
     labels = torch.randint(case.channels, (case.batch, blocks, blocks), generator=generator)
@@ -70,7 +70,7 @@ def _label_map(case: Case, generator: torch.Generator) -> torch.Tensor:
     return labels.to(torch.uint8).contiguous()
 
 
-def _picture(case: Case, generator: torch.Generator) -> torch.Tensor:
+def picture(case: Case, generator: torch.Generator) -> torch.Tensor:
     """Draws an image with the contrasts of a photograph: halved with every doubling of the frequency."""
     size = (case.height, case.side)
     image = torch.full((case.batch, 3, *size), 128.0)
@@ -100,7 +100,7 @@ def make_inputs(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
     if case.op == "dense_crf":
         coarse = normal(case.batch, case.channels, case.height // 8 + 1, case.side // 8 + 1, std=3.0).float()
         scores = F.interpolate(coarse, size=(case.height, case.side), mode="bilinear", align_corners=True)
-        return Inputs([torch.log_softmax(scores, dim=1).to(dtype)], None, [_picture(case, generator)], None)
+        return Inputs([torch.log_softmax(scores, dim=1).to(dtype)], None, [picture(case, generator)], None)
     maps = [normal(case.batch, case.channels, side, side, std=3.0) for side in case.sides]
     logits, labels, gradient = None, [], None
     if case.logit_channels:
@@ -108,7 +108,7 @@ def make_inputs(case: Case, dtype: torch.dtype, seed: int = 0) -> Inputs:
     if case.op == "domain_transform":
         logits = logits.abs()
     if case.op in ("segmentation_loss", "confusion_matrix"):
-        labels = [_label_map(case, generator)]
+        labels = [label_map(case, generator)]
     if case.op == "confusion_matrix":
         prediction = torch.where(labels[0] == IGNORE, 0, labels[0])
         wrong = torch.rand(prediction.shape, generator=generator) < 0.2
