@@ -38,6 +38,11 @@ _CUDA_BANDWIDTH = {("interp", f"large-{LARGE}", FORWARD): 0.8, ("merge_scores", 
 _CUDA_LAUNCHES = 2
 
 
+def target_cases() -> set[tuple[str, str]]:
+    """Lists op and case of every case of which a target asks more than not to be slower."""
+    return {key[:2] for table in (_CPU_TIME, _CPU_MEMORY, _CUDA_BANDWIDTH) for key in table}
+
+
 def apply_to(conditions: dict[str, Any]) -> bool:
     """Says whether the targets are meant for these conditions: float32, and on the CPU 2 threads."""
     return conditions["dtype"] == "float32" and (conditions["device"] != "cpu" or conditions["threads"] == 2)
