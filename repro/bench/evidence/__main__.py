@@ -175,7 +175,7 @@ def summary(document: dict[str, Any]) -> str:
 def gather(options: argparse.Namespace) -> int:
     """Does what the command line asks; returns the exit code."""
     steps = chosen_steps(options.steps)
-    device, name = choose_device(options.device, device_names())
+    device, name = choose_device(options.device, [] if options.device == "cpu" else device_names())
     check_writable(options.out)
     done = earlier(options.out, device == "cpu", steps)
     if not done:
