@@ -151,3 +151,5 @@ def test_a_case_without_an_eager_layout_has_no_ratio_and_one_without_ours_no_lin
     assert results.with_ratios([result(*key, "ours"), result(*key, "compile")]) == []
     assert results.as_text([result(*key, "eager")]).count("\n") == 1
     assert results.as_text([result(*key, "ours"), result(*key, "eager-nchw")]).splitlines()[1].split()[3] == "-"
+    line = results.as_text([result(*key, "ours", called_ms=1.2345), result(*key, "eager")]).splitlines()[1]
+    assert line.split()[8] == "1.234"

@@ -107,7 +107,7 @@ def _groups(results: list[dict[str, Any]]):
 
 def as_text(results: list[dict[str, Any]]) -> str:
     """Renders a table, a line for each direction of each case: milliseconds of every contestant, then ours in detail."""
-    head = ("op", "case", "direction", "eager", "nchw", "compile", "ours", "p20..p80", "ratio")
+    head = ("op", "case", "direction", "eager", "nchw", "compile", "ours", "p20..p80", "called", "ratio")
     head += ("extra MB", "of eager", "GB/s", "of copy")
     rows = [head]
     for key, group in _groups(results):
@@ -124,7 +124,8 @@ def as_text(results: list[dict[str, Any]]) -> str:
             f"{group['eager']['extra_bytes'] / 1e6:.2f}" if "eager" in group else "-",
         ]
         rate = [f"{ours['gb_per_s']:.2f}", f"{ours['share_of_copy']:.0%}"]
-        rows.append((*key, *times, spread, f"{ours['ratio']:.2f}", *extra, *rate))
+        called = "-" if ours["called_ms"] is None else f"{ours['called_ms']:.3f}"
+        rows.append((*key, *times, spread, called, f"{ours['ratio']:.2f}", *extra, *rate))
     widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
     lines = [
         "  ".join(

@@ -80,7 +80,7 @@ def _own(name: str, what: str, limit: float, module: str, *arguments: str) -> St
 def _sanitizer(tool: str) -> Step:
     """Makes a step of compute-sanitizer.
 
-    No filter of kernels: to initcheck, what an unwatched kernel of torch wrote would be unwritten. What is said of others' kernels is counted apart.
+    No filter of kernels: what an unwatched kernel of torch wrote, initcheck would take for unwritten. What is said of others' kernels is counted apart.
     """
 
     def report(setting: Setting) -> Path:
