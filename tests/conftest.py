@@ -65,7 +65,7 @@ class Module(pytest.Module):
         try:
             return super().collect()
         except self.CollectError as error:
-            missing = getattr(error.__cause__, "name", None)
+            missing = getattr(error.__cause__, "name", None) or ""
             if isinstance(error.__cause__, ModuleNotFoundError) and missing.partition(".")[0] in OTHERS:
                 pytest.skip(f"needs {missing}: pip install .[test]", allow_module_level=True)
             raise

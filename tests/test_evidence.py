@@ -176,6 +176,13 @@ def test_messages(monkeypatch, capsys, arguments, message):
     assert re.match("error: " + message.replace("?", r"\?"), capsys.readouterr().err)
 
 
+def test_an_installed_package_is_no_checkout(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    assert program.main(["--device", "cpu"]) == 2
+    message = f"error: evidence: must run from a checkout, whose kernels it builds; got {tmp_path}; start it there\n"
+    assert capsys.readouterr().err == message
+
+
 def test_without_a_gpu_auto_is_a_rehearsal_but_no_success(monkeypatch, tmp_path):
     monkeypatch.setattr(program, "STEPS", (own_step("first", ""),))
     monkeypatch.setattr(program, "device_names", list)
@@ -308,7 +315,17 @@ def test_the_whole_rehearsal_from_a_checkout_without_git(tmp_path):
         else:
             shutil.copy(source, copy / name)
     assert sum(path.stat().st_size for path in copy.rglob("*") if path.is_file()) < 64 * 2**20
-    command = [sys.executable, "-m", "repro.bench.evidence", "--device", "cpu", "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "repro.bench.evidence",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "out"),
+        "--budget",
+        "3000",
+    ]
     done = subprocess.run(
         command, cwd=copy, capture_output=True, text=True, env=os.environ | {"REPRO_CUDA": "0", "PYTHONPATH": str(copy)}
     )
