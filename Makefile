@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 TORCH := torch==2.13.0
 
-.PHONY: table1 test test-matrix attack lint registers sanitize clean
+.PHONY: table1 test test-matrix attack lint registers sanitize gpu clean
 
 table1: $(VENV)/installed
 	$(VENV)/bin/python -m repro.run table1 $(TABLE1)
@@ -30,6 +30,12 @@ lint: $(VENV)/installed
 # Registers, shared memory and spills of every CUDA kernel, for sm_80 and sm_90; needs nvcc, but neither a GPU nor .venv.
 registers:
 	@$(PYTHON) csrc/cuda/registers.py
+
+# Evidence from this machine's GPU in runs/gpu/ (CONTRIBUTING.md); GPU="--steps smoke" chooses. A python that has torch for CUDA is taken as it is.
+gpu:
+	@python=$(PYTHON); $(PYTHON) -c 'import torch; assert torch.version.cuda' 2>/dev/null || \
+		{ $(MAKE) $(VENV)/installed && python=$(VENV)/bin/python; } || exit 1; \
+	$$python -m repro.bench.evidence $(GPU)
 
 # The operators' tests on kernels that watch their addresses and undefined behaviour; the usual build stays as it is.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer

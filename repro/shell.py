@@ -8,12 +8,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 
 def log(text: str) -> None:
     """Writes a progress line to stderr, above a progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm = sys.modules.get("tqdm")  # who has not imported it has drawn no bar: not every machine that measures has it
+    if tqdm is None:
+        print(text, file=sys.stderr)
+    else:
+        tqdm.tqdm.write(text, file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:

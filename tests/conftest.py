@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+# What the package and its tests import at their heads: a bare machine with a GPU may lack it.
+OTHERS = {"PIL", "google", "h5py", "html5lib", "jinja2", "markdown_it", "markupsafe", "matplotlib", "scipy", "tqdm"}
 GOLDEN = Path(os.environ.get("REPRO_GOLDEN", Path(__file__).parent / "golden"))
 
 
@@ -56,6 +58,23 @@ torch.set_num_threads(int(os.environ.get("REPRO_TEST_THREADS", "1")))
 torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
+class Module(pytest.Module):
+    """A file of tests; one that needs a package of others which is not installed is skipped, and says so, where pytest would end with an error."""
+
+    def collect(self):
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            missing = getattr(error.__cause__, "name", None) or ""
+            if isinstance(error.__cause__, ModuleNotFoundError) and missing.partition(".")[0] in OTHERS:
+                pytest.skip(f"needs {missing}: pip install .[test]", allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> Module:
+    return Module.from_parent(parent, path=module_path)
+
+
 @pytest.fixture(autouse=True)
 def _own_random_numbers():
     state = torch.get_rng_state(), np.random.get_state()
@@ -66,9 +85,9 @@ def _own_random_numbers():
     np.random.set_state(state[1])
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> str:
-    """Each device in turn."""
+    """Each device in turn; of the module's scope, for hypothesis calls a test many times and asks for a fixture once."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device and a torch built for it")
     return request.param

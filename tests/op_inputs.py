@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from conftest import relative_error
-from hypothesis import strategies as st
+from drawn import st
 
 from repro.ops import reference
 
@@ -49,7 +49,7 @@ def peak(x: torch.Tensor) -> float:
 
 def largest_adjoint(terms: torch.Tensor, size) -> float:
     """Computes the largest sum that an adjoint of Interp from `terms` to `size` takes, all terms positive."""
-    leaf = torch.zeros(*terms.shape[:2], *size, dtype=torch.float64, requires_grad=True)
+    leaf = torch.zeros(*terms.shape[:2], *size, dtype=torch.float64, device=terms.device, requires_grad=True)
     (sums,) = torch.autograd.grad(reference.interp(leaf, terms.shape[2:]), leaf, terms.abs().double())
     return peak(sums)
 

@@ -1,5 +1,7 @@
 """The benchmark's ratios, targets and file names, from results made by hand."""
 
+import re
+
 import pytest
 
 from repro.bench import cases, results, targets
@@ -9,7 +11,7 @@ from repro.bench.cases import BOTH, FORWARD
 def result(op, case, direction, contestant, median=1.0, extra=0, **more):
     return dict.fromkeys(results.COLUMNS, 0) | {
         "op": op, "case": case, "direction": direction, "contestant": contestant, "median_ms": median, "p20_ms": median, "p80_ms": median,
-        "extra_bytes": extra, "resident_bytes": extra, "ratio": 0.0, "launches": None,
+        "extra_bytes": extra, "resident_bytes": extra, "ratio": 0.0, "launches": None, "called_ms": None,
     } | more  # fmt: skip
 
 
@@ -85,10 +87,11 @@ def test_targets_on_cuda():
     cuda = CONDITIONS | {"device": "cuda:0", "threads": 16}
     key = ("merge_scores", "large-2049-3", FORWARD)
     ours = result(*key, "ours", 0.2, ratio=4.0, share_of_copy=0.79, launches=3)
-    eager = [result(*key, "eager", 0.8), result(*key, "eager-nchw", 1.0)]
+    ours["called_ms"] = 1.0
+    eager = [result(*key, "eager", 0.8, called_ms=0.9), result(*key, "eager-nchw", 1.0, called_ms=1.2)]
     found = {t["what"]: t for t in targets.evaluate([*eager, ours], cuda)}
     assert {what: (t["required"], t["measured"], t["reached"]) for what, t in found.items()} == {
-        "never slower": (1.0, 4.0, True), "time": (5.0, 5.0, True),
+        "never slower": (1.0, 4.0, True), "never slower as called": (1.0, 0.9, False), "time": (5.0, 5.0, True),
         "bandwidth": (0.8, 0.79, False), "launches": (2, 3, False),
     }  # fmt: skip
 
@@ -128,6 +131,25 @@ def test_targets_are_for_float32_and_two_threads(change):
 
 
 def test_file_names_carry_the_conditions():
-    assert results.file_stem(CONDITIONS, quick=False, partial=False) == "bench-cpu-amd-epyc-tm-7-2threads-torch2.13"
+    assert results.file_stem(CONDITIONS, quick=False) == "bench-cpu-amd-epyc-tm-7-2threads-torch2.13"
     cuda = CONDITIONS | {"device": "cuda:1", "device_name": "NVIDIA H200", "dtype": "float16"}
-    assert results.file_stem(cuda, quick=True, partial=True) == "bench-cuda-nvidia-h200-torch2.13-float16-partial-quick"
+    stem = "bench-cuda-nvidia-h200-torch2.13-float16"
+    assert (
+        results.file_stem(cuda, quick=True, chosen=["predict", "large-2049", "predict"])
+        == f"{stem}-large-2049-predict-quick"
+    )
+    assert results.file_stem(cuda, quick=False, compiles=False) == f"{stem}-no-compile"
+    assert results.file_stem(cuda, quick=True, compiles=False) == f"{stem}-quick"
+    many = [f"table{n}-test-513" for n in range(9)]
+    names = {results.file_stem(cuda, quick=False, chosen=chosen) for chosen in (many, many[1:])}
+    assert len(names) == 2
+    assert all(re.fullmatch(stem + "-[89]-chosen-[0-9a-f]{12}", name) for name in names)
+
+
+def test_a_case_without_an_eager_layout_has_no_ratio_and_one_without_ours_no_line():
+    key = ("interp", "large-2049", FORWARD)
+    assert results.with_ratios([result(*key, "ours"), result(*key, "compile")]) == []
+    assert results.as_text([result(*key, "eager")]).count("\n") == 1
+    assert results.as_text([result(*key, "ours"), result(*key, "eager-nchw")]).splitlines()[1].split()[3] == "-"
+    line = results.as_text([result(*key, "ours", called_ms=1.2345), result(*key, "eager")]).splitlines()[1]
+    assert line.split()[8] == "1.234"

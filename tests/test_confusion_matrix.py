@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from drawn import given, settings, st
 
 from repro.ops import confusion_matrix, reference
 
@@ -51,18 +50,18 @@ def test_the_ignored_label_may_be_a_class_or_none(op, device):
     st.booleans(),
     st.integers(0, 99),
 )
-def test_any_shape_type_and_stride_counts_as_numpy_does(shape, classes, from_type, to_type, transposed, seed):
+def test_any_shape_type_and_stride_counts_as_numpy_does(device, shape, classes, from_type, to_type, transposed, seed):
     rng = np.random.RandomState(seed)
     prediction, label = (rng.randint(0, classes + (seed % 2), shape) for _ in range(2))
     label[rng.rand(*shape) < 0.2] = 100
     expected = np.zeros((classes, classes), dtype=np.int64)
     inside = (label < classes) & (prediction < classes)
     np.add.at(expected, (label[inside], prediction[inside]), 1)
-    maps = [torch.tensor(prediction).to(from_type), torch.tensor(label).to(to_type)]
+    maps = [torch.tensor(prediction).to(device, from_type), torch.tensor(label).to(device, to_type)]
     if transposed:
         maps = [m.transpose(1, 2).contiguous().transpose(1, 2) for m in maps]
     counts, outside = confusion_matrix(*maps, classes, ignore_label=100)
-    assert np.array_equal(counts.numpy(), expected)
+    assert np.array_equal(counts.cpu().numpy(), expected)
     assert outside.item() == ((label != 100) & ~inside).sum()
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_equals_caffe, golden
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from drawn import given, settings, st
 from op_inputs import LAYOUTS, SIZES, assert_rounded_like_reference, laid_out, largest_adjoint, peak
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -58,10 +57,10 @@ def test_cpu_kernel_equals_caffe_to_the_last_bit(case):
 
 @settings(max_examples=60, deadline=None)
 @given(SIZES, SIZES, st.integers(0, 3), st.integers(1, 25), st.sampled_from(LAYOUTS))
-def test_any_shape_and_stride_agrees_with_the_float64_reference(size_in, size_out, n, c, layout):
+def test_any_shape_and_stride_agrees_with_the_float64_reference(device, size_in, size_out, n, c, layout):
     torch.manual_seed(n + 7 * c)
-    x = torch.randn(n, c, *size_in)
-    dy = torch.randn(n, c, *size_out)
+    x = torch.randn(n, c, *size_in).to(device)
+    dy = torch.randn(n, c, *size_out).to(device)
     results = []
     for op, dtype in (
         (interp, torch.float32),

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_equals_caffe, golden
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from drawn import given, settings, st
 from op_inputs import LAYOUTS, SIZES, assert_rounded_like_reference, laid_out, largest_adjoint, peak
 
 from repro.ops import merge_scores, reference
@@ -93,13 +92,13 @@ def merges(draw):
 
 @settings(max_examples=70, deadline=None)
 @given(merges())
-def test_any_shape_and_stride_agrees_with_the_float64_reference(case):
+def test_any_shape_and_stride_agrees_with_the_float64_reference(device, case):
     mode, n, c, sizes, logits_size, size, layout = case
     torch.manual_seed(sum(map(sum, sizes)))
-    scores = [torch.randn(n, c, *hw) for hw in sizes]
-    logits = torch.randn(n, len(sizes), *logits_size)
-    dmerged = torch.randn(n, c, *(size or sizes[0]))
-    dweights = torch.randn(n, len(sizes), *(size or sizes[0]))
+    scores = [torch.randn(n, c, *hw).to(device) for hw in sizes]
+    logits = torch.randn(n, len(sizes), *logits_size).to(device)
+    dmerged = torch.randn(n, c, *(size or sizes[0])).to(device)
+    dweights = torch.randn(n, len(sizes), *(size or sizes[0])).to(device)
     results = []
     for op, dtype in (
         (merge_scores, torch.float32),

@@ -1,4 +1,4 @@
-"""Every operator gives the same bits: run again, on one thread or two, compiled for one instruction set or another."""
+"""Every operator gives the same bits: run again, on a GPU too, on one thread or two, compiled for one instruction set or another."""
 
 import hashlib
 import os
@@ -83,24 +83,26 @@ OPS = {
 CASES = [(torch.float32, 1), (torch.float32, 3), (torch.float64, 1), (torch.bfloat16, 1), (torch.float16, 1)]
 
 
-def digests() -> dict[str, str]:
+def digests(device: str = "cpu") -> dict[str, str]:
     """Hashes the results of every operator for several element types and numbers of images."""
     found = {}
     for name, run in OPS.items():
         for dtype, images in CASES:
             torch.manual_seed(0)
             hashed = hashlib.sha256()
-            for result in run(dtype, images):
-                hashed.update(result.detach().contiguous().view(-1).view(torch.uint8).numpy())
+            with torch.device(device):
+                results = run(dtype, images)
+            for result in results:
+                hashed.update(result.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
             found[f"{name} {dtype} {images}"] = hashed.hexdigest()
     return found
 
 
-def test_again_and_on_two_threads():
-    expected = digests()
+def test_again_and_on_two_threads(device):
+    expected = digests(device)
     torch.set_num_threads(2)
     try:
-        again = [digests(), digests()]
+        again = [digests(device), digests(device)]
     finally:
         torch.set_num_threads(1)
     assert again == [expected, expected]

@@ -12,6 +12,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 
 def bits(x):
     """The patterns of a 16-bit map, every NaN as one."""
+    x = x.cpu()
     return torch.where(x.isnan(), torch.full((), 0x7FFF, dtype=torch.int16), x.view(torch.int16))
 
 
@@ -26,11 +27,11 @@ def floats():
 
 @DTYPES
 @pytest.mark.parametrize("channels", [1, 3, 8, 16])  # one by one, and eight at once
-def test_what_is_loaded_and_stored_again_stays_the_same(dtype, channels):
+def test_what_is_loaded_and_stored_again_stays_the_same(dtype, channels, device):
     count = 2**16 // channels * channels
     x = EVERY[:count].view(dtype).reshape(1, channels, 1, -1)
     expected = x.float()
-    nothing_valid = torch.zeros(1, 2, dtype=torch.int64)
+    x, nothing_valid = x.to(device), torch.zeros(1, 2, dtype=torch.int64, device=device)
     unfiltered = domain_transform(x, torch.zeros_like(x[:, :1]), 1, 5.0, 2.0, 0.0, nothing_valid)
     for copy in (interp(x, x.shape[2:]), merge_scores([x], mode="max")[0], unfiltered):
         assert torch.equal(bits(copy), bits(expected.to(dtype)))
@@ -39,19 +40,21 @@ def test_what_is_loaded_and_stored_again_stays_the_same(dtype, channels):
 
 
 @DTYPES
-def test_every_value_is_read_as_torch_reads_it(dtype):
+def test_every_value_is_read_as_torch_reads_it(dtype, device):
     x = EVERY.view(dtype)
     finite = x[x.isfinite()].reshape(1, 1, 1, -1)
-    _, gap = predict([torch.cat([finite, torch.zeros_like(finite)], dim=1)], mode="average", probability=True)
+    beside_zero = torch.cat([finite, torch.zeros_like(finite)], dim=1).to(device)
+    _, gap = predict([beside_zero], mode="average", probability=True)
     expected = torch.sigmoid(finite[:, 0].double().abs())
-    assert (gap.double() - expected).abs().max() < 1e-6
-    labels = predict([torch.cat([finite[..., :-1], finite[..., 1:]], dim=1)], mode="average")[0]
+    assert (gap.cpu().double() - expected).abs().max() < 1e-6
+    neighbours = torch.cat([finite[..., :-1], finite[..., 1:]], dim=1).to(device)
+    labels = predict([neighbours], mode="average")[0].cpu()
     assert torch.equal(labels.bool(), finite[:, 0, :, 1:].float() > finite[:, 0, :, :-1].float())
 
 
 @DTYPES
 @pytest.mark.parametrize("channels", [1, 8])
-def test_every_kind_of_float_is_stored_as_torch_rounds_it(dtype, channels):
+def test_every_kind_of_float_is_stored_as_torch_rounds_it(dtype, channels, device):
     # y = 1/2 a + 1/2 b of two stored values takes a float32 that need not be storable; so does the product with a weight.
     values = floats()
     values = values[values.isfinite()]
@@ -60,12 +63,12 @@ def test_every_kind_of_float_is_stored_as_torch_rounds_it(dtype, channels):
     pairs = torch.stack([high, low], dim=-1)[high.isfinite()]
     pairs = pairs[: len(pairs) // channels * channels].reshape(1, -1, channels, 2).permute(0, 2, 1, 3)
     exact = 0.5 * pairs.float()[..., :1] + 0.5 * pairs.float()[..., 1:]
-    assert torch.equal(bits(interp(pairs, (pairs.shape[2], 3))[..., 1:2]), bits(exact.to(dtype)))
+    assert torch.equal(bits(interp(pairs.to(device), (pairs.shape[2], 3))[..., 1:2]), bits(exact.to(dtype)))
 
 
 @DTYPES
-def test_the_averages_of_three_are_stored_as_torch_rounds_them(dtype):
+def test_the_averages_of_three_are_stored_as_torch_rounds_them(dtype, device):
     x = torch.randn(3, 1, 1, 256, 257).to(dtype)
     third = torch.tensor(1 / 3)
     expected = (third * x[0].float() + third * x[1].float()) + third * x[2].float()
-    assert torch.equal(bits(merge_scores(list(x), mode="average")[0]), bits(expected.to(dtype)))
+    assert torch.equal(bits(merge_scores(list(x.to(device)), mode="average")[0]), bits(expected.to(dtype)))

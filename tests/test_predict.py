@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from drawn import given, settings, st
 from op_inputs import LAYOUTS, SIZES, laid_out, peak
 
 from repro.ops import interp, predict, reference
@@ -96,11 +95,11 @@ def predictions(draw):
 
 @settings(max_examples=70, deadline=None)
 @given(predictions())
-def test_any_shape_and_stride_agrees_with_the_float64_reference(case):
+def test_any_shape_and_stride_agrees_with_the_float64_reference(device, case):
     mode, n, c, sizes, logits_size, size, crop, layout = case
     torch.manual_seed(sum(map(sum, sizes)))
-    scores = [laid_out(torch.randn(n, c, *hw), layout) for hw in sizes]
-    logits = laid_out(torch.randn(n, len(sizes), *logits_size), layout) if mode == "attention" else None
+    scores = [laid_out(torch.randn(n, c, *hw).to(device), layout) for hw in sizes]
+    logits = laid_out(torch.randn(n, len(sizes), *logits_size).to(device), layout) if mode == "attention" else None
     wide = [score.double() for score in scores], None if logits is None else logits.double()
     merged = reference.merge_scores(*wide, mode)[0]
     height, width = size or sizes[0]
@@ -120,11 +119,12 @@ def test_any_shape_and_stride_agrees_with_the_float64_reference(case):
 @given(
     st.integers(2, 25), st.tuples(st.integers(1, 9), st.integers(1, 40)), st.sampled_from([1, 2, 4]), st.integers(0, 99)
 )
-def test_the_first_of_equal_scores_wins(c, hw, zoom, seed):
+def test_the_first_of_equal_scores_wins(device, c, hw, zoom, seed):
     scores = torch.tensor(np.random.RandomState(seed).randint(-1, 2, (2, c, *hw)), dtype=torch.float32)
     size = tuple((side - 1) * zoom + 1 for side in hw)
     large = reference.interp(scores, size).numpy()  # exact: weights are multiples of 1/4
-    assert np.array_equal(predict([scores], mode="average", size=size)[0].numpy(), large.argmax(axis=1))
+    labels, _ = predict([scores.to(device)], mode="average", size=size)
+    assert np.array_equal(labels.cpu().numpy(), large.argmax(axis=1))
 
 
 def test_a_crop_is_the_top_left_corner(device):

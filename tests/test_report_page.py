@@ -280,8 +280,8 @@ def test_the_page_leads_with_the_claims_and_three_pictures(runs, page):
     """Claims, tables, and all else folded."""
     main = next(page.iter(f"{HTML}main"))
     ids = [next((e.get("id") for e in part.iter() if e.get("id")), None) for part in main]
-    assert ids == ["claims", "tables", "details", "pictures", "provenance", "kernels", "not-used"]
-    assert [part.tag.removeprefix(HTML) for part in main] == ["section"] * 2 + ["details"] * 5
+    assert ids == ["claims", "tables", "details", "pictures", "provenance", "kernels", "gpu", "not-used"]
+    assert [part.tag.removeprefix(HTML) for part in main] == ["section"] * 2 + ["details"] * 6
     assert not [one for one in page.iter(f"{HTML}details") if one.get("open") is not None]
     first = next(one for one in main[0].iter(f"{HTML}div") if one.get("class") == "three")
     assert len(list(first.iter(f"{HTML}img"))) == 3

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from conftest import assert_close, assert_equals_caffe, golden
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from drawn import given, settings, st
 from op_inputs import LAYOUTS, SIZES, assert_rounded_like_reference, laid_out, largest_adjoint, peak
 
 from repro.ops import interp, reference, segmentation_loss
@@ -67,13 +66,13 @@ def supervisions(draw):
 
 @settings(max_examples=70, deadline=None)
 @given(supervisions())
-def test_any_shape_and_stride_agrees_with_the_float64_reference(case):
+def test_any_shape_and_stride_agrees_with_the_float64_reference(device, case):
     n, c, size, grid, shrink, ignored, label_type, spread, layout = case
     torch.manual_seed(sum(size) + sum(grid) + c)
-    x = spread * torch.randn(n, c, *size)
+    x = spread * torch.randn(n, c, *size).to(device)
     image = [(side - 1) * shrink + 1 for side in grid]
     labels = torch.randint(0, c, (n, *image)).masked_fill(torch.rand(n, *image) < ignored, 255)
-    labels = laid_out(labels.to(label_type)[:, None], layout)[:, 0]
+    labels = laid_out(labels.to(device, label_type)[:, None], layout)[:, 0]
     results = []
     for op, dtype in (
         (segmentation_loss, torch.float32),

@@ -73,3 +73,10 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_log_lines_go_to_stderr(capsys):
     log("a line")
     assert capsys.readouterr() == ("", "a line\n")
+
+
+def test_log_lines_need_no_tqdm(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "tqdm", raising=False)
+    log("a line")
+    assert capsys.readouterr() == ("", "a line\n")
+    assert "tqdm" not in sys.modules

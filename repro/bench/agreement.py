@@ -227,6 +227,6 @@ def check(case: Case, direction: str, contestant: str, results, expected, tolera
     if not value <= tolerance:
         raise Disagreement(
             f"{case.op} {case.name} {direction}: {contestant} must agree with the float64 reference within {tolerance:.0e}; got a relative error of {value:.2e}; "
-            "nothing is written: correct the implementation"
+            "it is not timed: correct the implementation"
         )
     return value

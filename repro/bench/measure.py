@@ -11,10 +11,10 @@ import torch
 
 from repro import ops
 from repro.bench import eager, memory, opencv
-from repro.bench.agreement import Inputs, call, check, make_inputs, prepare, tolerance_of, truth
+from repro.bench.agreement import Disagreement, Inputs, call, check, make_inputs, prepare, tolerance_of, truth
 from repro.bench.cases import CRF, FORWARD, Case, ideal_bytes
 from repro.bench.results import with_ratios
-from repro.bench.timing import WARM_UP, Clock, take_turns
+from repro.bench.timing import WARM_UP, Clock, Timing, take_turns
 
 try:
     from pydensecrf import densecrf  # of the extra "bench"
@@ -37,7 +37,7 @@ class Session:
     repeats: Timed calls of each contestant at most.
     budget: Time for them in one direction of one case, seconds.
     compiles: Whether torch.compile competes.
-    left_out: Contestants that could not compete, where, and why; filled here.
+    left_out: Contestants that failed or disagreed, where, and why; filled here.
     """
 
     clock: Clock
@@ -47,6 +47,11 @@ class Session:
     budget: float
     compiles: bool
     left_out: list[dict[str, str]] = field(default_factory=list)
+
+    def leave_out(self, contestant: str, reason: object, case: Case, direction: str) -> None:
+        """Notes that a contestant has no result in one direction of a case."""
+        where = {"op": case.op, "case": case.name, "direction": direction}
+        self.left_out.append({"contestant": contestant, "reason": " ".join(str(reason).split())[:300], **where})
 
 
 def pydensecrf(scores: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
@@ -93,51 +98,50 @@ def measure(case: Case, direction: str, session: Session) -> list[dict[str, Any]
     Args:
         case: The case.
         direction: One of the case's.
-        session: Of the run; a contestant that cannot compile is noted in its `left_out`.
+        session: Of the run; a contestant that fails, or whose result is wrong, is noted in its `left_out`, and the others go on.
 
     Returns:
-        A result (see results.COLUMNS) for every contestant.
-
-    Raises:
-        agreement.Disagreement: A contestant's result is wrong; nothing of this case was timed.
+        A result (see results.COLUMNS) for every contestant that could be measured; none without an eager one, for there is nothing to compare with.
     """
     device = session.clock.device
+    try:
+        return _measure(case, direction, session, device)
+    except RuntimeError as error:  # the reference in float64 takes the most memory of all
+        session.leave_out("ours", error, case, direction)
+        return []
+
+
+def _measure(case: Case, direction: str, session: Session, device: torch.device) -> list[dict[str, Any]]:
     sets = [make_inputs(case, session.dtype, seed) for seed in range(CUDA_INPUT_SETS if device.type == "cuda" else 1)]
     expected = truth(case, direction, sets[0].convert(session.dtype, torch.channels_last, device))
     calls: dict[str, list[Callable[[], list[torch.Tensor]]]] = {}
     errors: dict[str, float] = {}
     for name, function, layout in contestants(case, device, session.compiles):
-        own = [inputs.convert(session.dtype, layout, device) for inputs in sets]
         try:
+            own = [inputs.convert(session.dtype, layout, device) for inputs in sets]
             if name == "compile":
                 function = torch.compile(function, dynamic=False)
             calls_of_one, results = _first_calls(function, direction, own)
-        except (RuntimeError, OSError) as error:
-            if name != "compile":
-                raise
-            where = {"op": case.op, "case": case.name, "direction": direction}
-            reason = " ".join(str(error).split())[:300]
-            session.left_out.append({"contestant": name, "reason": reason, **where})
+            errors[name] = check(case, direction, name, results, expected, tolerance_of(case, session.dtype))
+        except Exception as error:  # whatever befalls one, the others are measured
+            session.leave_out(name, error, case, direction)
             continue
-        errors[name] = check(case, direction, name, results, expected, tolerance_of(case, session.dtype))
         calls[name] = calls_of_one
     if case.op == "domain_transform" and direction == FORWARD and device.type == "cpu":
         rival = opencv.find() if session.dtype == torch.float32 else None
         if rival is None:
             reason = "cv2.ximgproc must be installed, and the maps be float32; install the extra `bench`"
-            session.left_out.append(
-                {"contestant": "opencv", "reason": reason, "op": case.op, "case": case.name, "direction": direction}
-            )
+            session.leave_out("opencv", reason, case, direction)
         else:
             filtered, wanted = opencv.contestant(rival, sets[0].maps[0], torch.get_num_threads())
-            errors["opencv"] = check(case, direction, "opencv", filtered(), wanted, tolerance_of(case, session.dtype))
-            calls["opencv"] = [filtered]
+            try:
+                tolerance = tolerance_of(case, session.dtype)
+                errors["opencv"] = check(case, direction, "opencv", filtered(), wanted, tolerance)
+                calls["opencv"] = [filtered]
+            except Disagreement as error:
+                session.leave_out("opencv", error, case, direction)
     del expected
-    for of_one in calls.values():  # what is allocated once, in the first calls, shall count for none
-        for n in range(WARM_UP):
-            of_one[n % len(of_one)]()
-    measured = {name: _memory(of_one[0], device) for name, of_one in calls.items()}
-    timings = take_turns(session.clock, calls, session.repeats, session.budget)
+    measured, timings = _measure_and_time(calls, case, direction, session)
     moved = ideal_bytes(case, direction, session.dtype.itemsize)
     group = []
     for name, timing in timings.items():
@@ -145,10 +149,30 @@ def measure(case: Case, direction: str, session: Session) -> list[dict[str, Any]
         group.append(
             {"op": case.op, "case": case.name, "direction": direction, "contestant": name}
             | {"median_ms": timing.median * 1e3, "p20_ms": timing.p20 * 1e3, "p80_ms": timing.p80 * 1e3}
+            | {"called_ms": None if timing.called is None else timing.called * 1e3}
             | {"repeats": timing.repeats, **measured[name], "ideal_bytes": moved}
             | {"gb_per_s": rate / 1e9, "share_of_copy": rate / session.copy_bandwidth, "error": errors[name]}
         )
-    return with_ratios(group)
+    compared = with_ratios(group)
+    if group and not compared:
+        session.leave_out("ours", "no eager layout could be measured, so there is no ratio", case, direction)
+    return compared
+
+
+def _measure_and_time(
+    calls: dict[str, list[Callable[[], list[torch.Tensor]]]], case: Case, direction: str, session: Session
+) -> tuple[dict[str, dict[str, int | None]], dict[str, Timing]]:
+    """Measures the memory of contestants that agree, then their times; a memory that suffices for one of them may not suffice for another."""
+    try:
+        for of_one in calls.values():  # what is allocated once, in the first calls, shall count for none
+            for n in range(WARM_UP):
+                of_one[n % len(of_one)]()
+        measured = {name: _memory(of_one[0], session.clock.device) for name, of_one in calls.items()}
+        return measured, take_turns(session.clock, calls, session.repeats, session.budget) if calls else {}
+    except RuntimeError as error:
+        for name in calls:
+            session.leave_out(name, error, case, direction)
+        return {}, {}
 
 
 def _first_calls(

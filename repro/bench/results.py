@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import io
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.charts.bars import bench_bars
-from repro.charts.style import LIGHT, save_png
 from repro.files import json_text, write_together
+from repro.records.benchmark import read_benchmark
+
+LONGEST_NAME = 60  # of the chosen ops and cases in a file's name
 
 # Of one contestant in one direction of one case.
 COLUMNS = (
@@ -19,9 +23,10 @@ COLUMNS = (
     "case",
     "direction",
     "contestant",
-    "median_ms",
+    "median_ms",  # on CUDA of the device's time alone
     "p20_ms",
     "p80_ms",
+    "called_ms",  # on CUDA the median of what the caller waits, launches included; null on the CPU
     "repeats",
     "extra_bytes",  # peak of torch's allocator beyond inputs and results
     "resident_bytes",  # a bound on the same: growth of the resident set; null on CUDA
@@ -34,8 +39,15 @@ COLUMNS = (
 )
 
 
-def file_stem(conditions: dict[str, Any], quick: bool, partial: bool) -> str:
-    """Names a result by its conditions: bench-cpu-amd-epyc-2threads-torch2.13."""
+def file_stem(conditions: dict[str, Any], quick: bool, chosen: Sequence[str] = (), compiles: bool = True) -> str:
+    """Names a result by its conditions: bench-cpu-amd-epyc-2threads-torch2.13.
+
+    Args:
+        conditions: Of the run.
+        quick: Whether it was one.
+        chosen: The ops and cases that the command line names; none means all. Runs of different ones have different names.
+        compiles: Whether torch.compile competed; that a quick run leaves it out goes without saying.
+    """
     kind = conditions["device"].partition(":")[0]
     slug = re.sub(r"[^a-z0-9]+", "-", conditions["device_name"].lower()).strip("-")
     torch_version = ".".join(re.findall(r"\d+", conditions["versions"]["torch"])[:2])
@@ -47,13 +59,34 @@ def file_stem(conditions: dict[str, Any], quick: bool, partial: bool) -> str:
         f"torch{torch_version}",
     ]
     parts += [] if conditions["dtype"] == "float32" else [conditions["dtype"]]
-    return "-".join(parts + ["partial"] * partial + ["quick"] * quick)
+    parts += [] if compiles or quick else ["no-compile"]
+    names = "-".join(sorted(set(chosen)))
+    if len(names) > LONGEST_NAME:
+        names = f"{len(set(chosen))}-chosen-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+    return "-".join(parts + [names] * bool(names) + ["quick"] * quick)
 
 
 def with_ratios(group: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds to the results of one case and direction how much faster each is than the faster eager layout."""
-    best = min(r["median_ms"] for r in group if r["contestant"] in ("eager", "eager-nchw"))
-    return [r | {"ratio": best / r["median_ms"]} for r in group]
+    """Adds to the results of one case and direction how much faster each is than the faster eager layout; without one there is nothing to compare with."""
+    eager = [r["median_ms"] for r in group if r["contestant"] in ("eager", "eager-nchw")]
+    return [r | {"ratio": min(eager) / r["median_ms"]} for r in group] if eager else []
+
+
+def unfinished(folder: Path, stem: str, conditions: dict[str, Any]) -> dict[str, Any] | None:
+    """Reads what an interrupted run of the same conditions left, so that it goes on; None where there is none, or where it was finished.
+
+    Args:
+        folder, stem: As for `write`.
+        conditions: Of this run. The load of the machine may have been another.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        document = read_benchmark(folder / f"{stem}.json")
+        before, now = (
+            {k: v for k, v in c.items() if k != "load_average"} for c in (document["conditions"], conditions)
+        )
+        if before == now and isinstance(document.get("left_out"), list):  # a finished run says when it finished
+            return document
+    return None
 
 
 def write(folder: Path, stem: str, document: dict[str, Any]) -> list[Path]:
@@ -74,19 +107,25 @@ def _groups(results: list[dict[str, Any]]):
 
 def as_text(results: list[dict[str, Any]]) -> str:
     """Renders a table, a line for each direction of each case: milliseconds of every contestant, then ours in detail."""
-    head = ("op", "case", "direction", "eager", "nchw", "compile", "ours", "p20..p80", "ratio")
+    head = ("op", "case", "direction", "eager", "nchw", "compile", "ours", "p20..p80", "called", "ratio")
     head += ("extra MB", "of eager", "GB/s", "of copy")
     rows = [head]
     for key, group in _groups(results):
-        ours = group["ours"]
+        ours = group.get("ours")
+        if ours is None:  # it disagreed, or failed; the list of those left out says how
+            continue
         times = [
             f"{group[name]['median_ms']:.3f}" if name in group else "-"
             for name in ("eager", "eager-nchw", "compile", "ours")
         ]
         spread = f"{ours['p20_ms']:.3f}..{ours['p80_ms']:.3f}"
-        extra = [f"{ours['extra_bytes'] / 1e6:.2f}", f"{group['eager']['extra_bytes'] / 1e6:.2f}"]
+        extra = [
+            f"{ours['extra_bytes'] / 1e6:.2f}",
+            f"{group['eager']['extra_bytes'] / 1e6:.2f}" if "eager" in group else "-",
+        ]
         rate = [f"{ours['gb_per_s']:.2f}", f"{ours['share_of_copy']:.0%}"]
-        rows.append((*key, *times, spread, f"{ours['ratio']:.2f}", *extra, *rate))
+        called = "-" if ours["called_ms"] is None else f"{ours['called_ms']:.3f}"
+        rows.append((*key, *times, spread, called, f"{ours['ratio']:.2f}", *extra, *rate))
     widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
     lines = [
         "  ".join(
@@ -99,6 +138,9 @@ def as_text(results: list[dict[str, Any]]) -> str:
 
 def plot(path: Path, document: dict[str, Any]) -> None:
     """Draws every ratio to the faster eager layout, and our share of the copy's bandwidth, as bars."""
+    from repro.charts.bars import bench_bars  # matplotlib, which a measuring machine need not have
+    from repro.charts.style import LIGHT, save_png
+
     conditions = document["conditions"]
     title = (
         f"{conditions['device_name']}, {conditions['threads']} threads, torch {conditions['versions']['torch']}, {conditions['dtype']}, "

@@ -16,42 +16,72 @@ from typing import NamedTuple
 import torch
 
 WARM_UP = 3  # calls of each contestant that are not timed
+CYCLES_PER_SECOND = 2e9  # about the fastest clock of a GPU: on a slower one the device sleeps longer
+SHORTEST_SLEEP, LONGEST_SLEEP = 100e-6, 20e-3  # seconds; queueing a call takes no longer than the call as called
 
 
 class Timing(NamedTuple):
-    """Of one contestant: seconds, and the number of timed calls."""
+    """Of one contestant: seconds, and the number of timed calls.
+
+    median, p20, p80: Of the time that the device works.
+    called: Median of the time that the caller waits; None on the CPU, where it is the same.
+    """
 
     median: float
     p20: float
     p80: float
     repeats: int
+    called: float | None = None
 
 
 class Clock:
     """Times one call on a device.
 
+    On CUDA a call is timed twice, each time with a cold L2 cache: twice its size has been read (what a write leaves there, the call would have to
+    write back). As called: by the host, from an idle device to an idle device, with all that Python and the launches cost. On the device: by events
+    around kernels that were all queued while the device slept, so that it waits for no launch between them; a call that itself waits for the device,
+    as one of data-dependent shape does, still shows its gaps.
+
     Args:
-        device: CPU: the wall clock. CUDA: events, after a write of twice the L2 cache's size has flushed it.
+        device: CPU: the wall clock is all.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
         if device.type == "cuda":
             size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
-            self._flush = torch.empty(size, dtype=torch.int8, device=device)
+            self._flush = torch.zeros(size // 4, device=device)
+            self._sum = torch.zeros((), device=device)
 
-    def seconds(self, call: Callable[[], object]) -> float:
+    def seconds(self, call: Callable[[], object]) -> tuple[float, float | None]:
+        """Times a call: on the device, and on CUDA as called (see Timing)."""
         if self.device.type != "cuda":
-            start = time.perf_counter()
+            return _host_seconds(call), None
+
+        def and_wait() -> None:
             call()
-            return time.perf_counter() - start
+            torch.cuda.synchronize(self.device)
+
+        self._cool()
+        torch.cuda.synchronize(self.device)
+        called = _host_seconds(and_wait)
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        self._flush.zero_()
+        self._cool()
+        torch.cuda._sleep(int(CYCLES_PER_SECOND * min(LONGEST_SLEEP, SHORTEST_SLEEP + called)))
         start.record()
         call()
         stop.record()
         stop.synchronize()
-        return start.elapsed_time(stop) / 1e3
+        return start.elapsed_time(stop) / 1e3, called
+
+    def _cool(self) -> None:
+        torch.sum(self._flush, dim=0, out=self._sum)
+
+
+def _host_seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def settle_malloc() -> None:
@@ -77,7 +107,7 @@ def take_turns(
         for n in range(WARM_UP):
             clock.seconds(calls[n % len(calls)])
     order = random.Random(0)
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[str, list[tuple[float, float | None]]] = {name: [] for name in contestants}
     gc.collect()
     gc.disable()
     try:
@@ -96,10 +126,11 @@ def take_turns(
     return {name: summarise(values) for name, values in seconds.items()}
 
 
-def summarise(seconds: Sequence[float]) -> Timing:
-    """Reduces times to their median and their 20th and 80th percentile."""
-    p20, _, _, p80 = statistics.quantiles(seconds, n=5, method="inclusive")
-    return Timing(statistics.median(seconds), p20, p80, len(seconds))
+def summarise(seconds: Sequence[tuple[float, float | None]]) -> Timing:
+    """Reduces times, on the device and as called, to their medians, and the former to their 20th and 80th percentile too."""
+    own, called = [one for one, _ in seconds], [one for _, one in seconds if one is not None]
+    p20, _, _, p80 = statistics.quantiles(own, n=5, method="inclusive")
+    return Timing(statistics.median(own), p20, p80, len(own), statistics.median(called) if called else None)
 
 
 def copy_bandwidth(clock: Clock, repeats: int) -> float:

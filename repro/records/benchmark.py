@@ -14,6 +14,7 @@ MOST_RESULTS = 2000  # of one file: a figure has a bar for each
 # What a target is about -> whether it is an upper bound, and how its numbers are written.
 KINDS: dict[str, tuple[bool, Callable[[float], str]]] = {
     "never slower": (False, lambda value: f"{value:.3g}×"),  # than the faster eager layout
+    "never slower as called": (False, lambda value: f"{value:.3g}×"),  # on CUDA: launches and Python included
     "time": (False, lambda value: f"{value:.3g}×"),  # than eager in PyTorch's default layout
     "memory": (True, lambda value: f"{value:.3g} of eager's"),
     "time of eager": (False, lambda value: f"{value:.3g}×"),  # in the faster of its layouts
@@ -42,6 +43,7 @@ def _is_result(result: Any) -> bool:
         and all(isinstance(result.get(key), str) for key in ("op", "case", "direction", "contestant"))
         and all(is_number(result.get(key)) and result[key] > 0 for key in ("median_ms", "p20_ms", "p80_ms", "ratio"))
         and all(is_number(result.get(key)) and result[key] >= 0 for key in ("gb_per_s", "share_of_copy"))
+        and (result.get("called_ms") is None or is_number(result["called_ms"]))
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from repro.protocol import Protocol, Row
 from repro.records.benchmark import read_benchmark
+from repro.records.evidence import FILE, read_evidence
 from repro.records.own import known_protocols
 from repro.records.store import Record, Stored, walk
 from repro.records.verdict import row_of, unfit
@@ -39,6 +40,7 @@ class Collection:
     records: By (table, row): the records that a cell shows, one per seed.
     figures: By table: what its figures.json holds.
     benchmarks: Content of every benchmark file, with its path.
+    evidence: The same of every evidence from a device.
     not_used: (file, why it was left out).
     """
 
@@ -47,6 +49,7 @@ class Collection:
     records: dict[tuple[str, str], list[Found]] = field(default_factory=dict)
     figures: dict[str, Pictures] = field(default_factory=dict)
     benchmarks: list[tuple[Path, dict]] = field(default_factory=list)
+    evidence: list[tuple[Path, dict]] = field(default_factory=list)
     not_used: list[tuple[Path, str]] = field(default_factory=list)
 
 
@@ -110,8 +113,8 @@ def collect(folders: list[Path], kept: Path | None = None) -> Collection:
 
     Args:
         folders: Each holds <table>/<row>-seed<seed>/record.json, <table>/figures/figures.json, of a table of one's own <table>/<table>.toml, and
-            bench*.json, or bench/*.json, as far as they exist. Where two hold the same, the first stands.
-        kept: A folder from which benchmarks alone are read too.
+            bench*.json, or bench/*.json, and gpu/evidence.json with its bench*.json, as far as they exist. Where two hold the same, the first stands.
+        kept: A folder from which benchmarks and evidence alone are read too.
     """
     protocols, own, left_out = known_protocols(folders)
     found = Collection(protocols, own, not_used=[(path, one_line(reason)) for path, reason in left_out])
@@ -138,9 +141,19 @@ def collect(folders: list[Path], kept: Path | None = None) -> Collection:
             except ValueError as error:
                 found.not_used.append((path, one_line(error)))
     for folder in dict.fromkeys([*folders, *([kept] if kept else [])]):
-        for path in sorted({*folder.glob("bench*.json"), *folder.glob("bench/*.json")}):
+        for path in sorted(
+            {*folder.glob("bench*.json"), *folder.glob("bench/*.json"), *folder.glob("gpu/bench*.json")}
+        ):
             try:
                 found.benchmarks.append((path, read_benchmark(path)))
+            except ValueError as error:
+                found.not_used.append((path, one_line(error)))
+        for path in sorted({*folder.glob(FILE), *folder.glob(f"gpu/{FILE}")}):
+            try:
+                document = read_evidence(path)
+                if document["rehearsal"]:
+                    raise ValueError("a rehearsal on the CPU: no evidence from a device")
+                found.evidence.append((path, document))
             except ValueError as error:
                 found.not_used.append((path, one_line(error)))
     for key, group in candidates.items():

@@ -15,6 +15,7 @@ from repro.records.tables import metric_name
 from repro.records.verdict import IN_SPREAD, NOT_COMPARABLE, NOT_MEASURED, WITHIN, verdict
 from repro.report.cells import cell, layout
 from repro.report.collect import Collection, Found
+from repro.report.device import evidence
 from repro.report.measurements import (
     PAPER_DEVICE,
     PAPER_TEST_MS,
@@ -270,6 +271,7 @@ def build(collection: Collection, out: Path) -> dict[str, Any]:
             | {key: document.get(key) for key in ("quick", "conditions", "copy_gb_per_s", "results", "targets")}
             for path, document in collection.benchmarks
         ],
+        "evidence": [evidence(document, href(path, out)) for path, document in collection.evidence],
         "rulings": rulings(),
         "rulings_in_code": code_notes(PACKAGE, "Paper:", "inferred"),
         "differences_from_caffe": differences_from_caffe(),

@@ -123,7 +123,7 @@ def _context(data: dict[str, Any], runs: list[Path]) -> dict[str, Any]:
     }
     measured = [table for table in data["tables"] if table["speed"]]
     sections = {"details": "Classes, training and speed"} if measured else {}
-    sections |= {"pictures": "Pictures", "provenance": "Provenance", "kernels": "Kernels"}
+    sections |= {"pictures": "Pictures", "provenance": "Provenance", "kernels": "Kernels", "gpu": "On a GPU"}
     sections |= {"not-used": "Not used"} if data["not_used"] else {}
     return {
         "data": data,
