@@ -11,7 +11,7 @@ from repro.bench.cases import BOTH, FORWARD
 def result(op, case, direction, contestant, median=1.0, extra=0, **more):
     return dict.fromkeys(results.COLUMNS, 0) | {
         "op": op, "case": case, "direction": direction, "contestant": contestant, "median_ms": median, "p20_ms": median, "p80_ms": median,
-        "extra_bytes": extra, "resident_bytes": extra, "ratio": 0.0, "launches": None, "called_ms": None,
+        "extra_bytes": extra, "resident_bytes": extra, "ratio": 0.0, "launches": None, "called_ms": None, "least_ms": None,
     } | more  # fmt: skip
 
 

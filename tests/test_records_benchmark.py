@@ -39,6 +39,7 @@ def target(**changes):
         ({"results": [result(ratio=True)]}, f"damaged: {MANY}"),
         ({"results": [result(share_of_copy=None)]}, f"damaged: {MANY}"),
         ({"results": [result(called_ms="1")]}, f"damaged: {MANY}"),
+        ({"results": [result(least_ms="1")]}, f"damaged: {MANY}"),
         ({"results": [result()] * 2001}, f"damaged: {MANY}"),
         ({"results": [result(), "more"]}, f"damaged: {MANY}"),
         ({"targets": None}, f"damaged: {TARGETS}"),

@@ -13,6 +13,7 @@ from repro import ops
 from repro.bench import eager, memory, opencv
 from repro.bench.agreement import Disagreement, Inputs, call, check, make_inputs, prepare, tolerance_of, truth
 from repro.bench.cases import CRF, FORWARD, Case, ideal_bytes
+from repro.bench.least import least_work
 from repro.bench.results import with_ratios
 from repro.bench.timing import WARM_UP, Clock, Timing, take_turns
 
@@ -116,6 +117,7 @@ def _measure(case: Case, direction: str, session: Session, device: torch.device)
     expected = truth(case, direction, sets[0].convert(session.dtype, torch.channels_last, device))
     calls: dict[str, list[Callable[[], list[torch.Tensor]]]] = {}
     errors: dict[str, float] = {}
+    least = None
     for name, function, layout in contestants(case, device, session.compiles):
         try:
             own = [inputs.convert(session.dtype, layout, device) for inputs in sets]
@@ -127,6 +129,8 @@ def _measure(case: Case, direction: str, session: Session, device: torch.device)
             session.leave_out(name, error, case, direction)
             continue
         calls[name] = calls_of_one
+        if name == "ours":
+            least = least_work(case, own[0], results)
     if case.op == "domain_transform" and direction == FORWARD and device.type == "cpu":
         rival = opencv.find() if session.dtype == torch.float32 else None
         if rival is None:
@@ -141,7 +145,7 @@ def _measure(case: Case, direction: str, session: Session, device: torch.device)
             except Disagreement as error:
                 session.leave_out("opencv", error, case, direction)
     del expected
-    measured, timings = _measure_and_time(calls, case, direction, session)
+    measured, timings, least_seconds = _measure_and_time(calls, least, case, direction, session)
     moved = ideal_bytes(case, direction, session.dtype.itemsize)
     group = []
     for name, timing in timings.items():
@@ -150,6 +154,7 @@ def _measure(case: Case, direction: str, session: Session, device: torch.device)
             {"op": case.op, "case": case.name, "direction": direction, "contestant": name}
             | {"median_ms": timing.median * 1e3, "p20_ms": timing.p20 * 1e3, "p80_ms": timing.p80 * 1e3}
             | {"called_ms": None if timing.called is None else timing.called * 1e3}
+            | {"least_ms": least_seconds * 1e3 if name == "ours" and least_seconds is not None else None}
             | {"repeats": timing.repeats, **measured[name], "ideal_bytes": moved}
             | {"gb_per_s": rate / 1e9, "share_of_copy": rate / session.copy_bandwidth, "error": errors[name]}
         )
@@ -160,19 +165,27 @@ def _measure(case: Case, direction: str, session: Session, device: torch.device)
 
 
 def _measure_and_time(
-    calls: dict[str, list[Callable[[], list[torch.Tensor]]]], case: Case, direction: str, session: Session
-) -> tuple[dict[str, dict[str, int | None]], dict[str, Timing]]:
-    """Measures the memory of contestants that agree, then their times; a memory that suffices for one of them may not suffice for another."""
+    calls: dict[str, list[Callable[[], list[torch.Tensor]]]],
+    least: Callable[[], list[torch.Tensor]] | None,
+    case: Case,
+    direction: str,
+    session: Session,
+) -> tuple[dict[str, dict[str, int | None]], dict[str, Timing], float | None]:
+    """Measures the memory of contestants that agree, then their times and that of the least work; a memory that suffices for one of them may not
+    suffice for another."""
     try:
         for of_one in calls.values():  # what is allocated once, in the first calls, shall count for none
             for n in range(WARM_UP):
                 of_one[n % len(of_one)]()
         measured = {name: _memory(of_one[0], session.clock.device) for name, of_one in calls.items()}
-        return measured, take_turns(session.clock, calls, session.repeats, session.budget) if calls else {}
+        timed = calls | ({} if least is None else {"least": [least]})
+        timings = take_turns(session.clock, timed, session.repeats, session.budget) if calls else {}
+        floor = timings.pop("least", None)
+        return measured, timings, None if floor is None else floor.median
     except RuntimeError as error:
         for name in calls:
             session.leave_out(name, error, case, direction)
-        return {}, {}
+        return {}, {}, None
 
 
 def _first_calls(

@@ -27,6 +27,7 @@ COLUMNS = (
     "p20_ms",
     "p80_ms",
     "called_ms",  # on CUDA the median of what the caller waits, launches included; null on the CPU
+    "least_ms",  # of our operator: what allocating and writing its results takes, and the exponentials that it needs
     "repeats",
     "extra_bytes",  # peak of torch's allocator beyond inputs and results
     "resident_bytes",  # a bound on the same: growth of the resident set; null on CUDA
@@ -107,7 +108,7 @@ def _groups(results: list[dict[str, Any]]):
 
 def as_text(results: list[dict[str, Any]]) -> str:
     """Renders a table, a line for each direction of each case: milliseconds of every contestant, then ours in detail."""
-    head = ("op", "case", "direction", "eager", "nchw", "compile", "ours", "p20..p80", "called", "ratio")
+    head = ("op", "case", "direction", "eager", "nchw", "compile", "ours", "p20..p80", "called", "least", "ratio")
     head += ("extra MB", "of eager", "GB/s", "of copy")
     rows = [head]
     for key, group in _groups(results):
@@ -124,8 +125,8 @@ def as_text(results: list[dict[str, Any]]) -> str:
             f"{group['eager']['extra_bytes'] / 1e6:.2f}" if "eager" in group else "-",
         ]
         rate = [f"{ours['gb_per_s']:.2f}", f"{ours['share_of_copy']:.0%}"]
-        called = "-" if ours["called_ms"] is None else f"{ours['called_ms']:.3f}"
-        rows.append((*key, *times, spread, called, f"{ours['ratio']:.2f}", *extra, *rate))
+        others = ["-" if ours[key] is None else f"{ours[key]:.3f}" for key in ("called_ms", "least_ms")]
+        rows.append((*key, *times, spread, *others, f"{ours['ratio']:.2f}", *extra, *rate))
     widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
     lines = [
         "  ".join(

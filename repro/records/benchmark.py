@@ -43,7 +43,7 @@ def _is_result(result: Any) -> bool:
         and all(isinstance(result.get(key), str) for key in ("op", "case", "direction", "contestant"))
         and all(is_number(result.get(key)) and result[key] > 0 for key in ("median_ms", "p20_ms", "p80_ms", "ratio"))
         and all(is_number(result.get(key)) and result[key] >= 0 for key in ("gb_per_s", "share_of_copy"))
-        and (result.get("called_ms") is None or is_number(result["called_ms"]))
+        and all(result.get(key) is None or is_number(result[key]) for key in ("called_ms", "least_ms"))
     )
 
 
