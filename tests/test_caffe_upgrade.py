@@ -97,6 +97,8 @@ def test_deeplab_v1_runs():
         ("MAT_WRITE", "MatWrite"),
         ("IMAGE_SEG_DATA", "ImageSegData"),
         ("BIAS_CHANNEL", "BiasChannel"),
+        ("UNIQUE_LABEL", "UniqueLabel"),
+        ("PADDING", "Padding"),
         ("SIGMOID_CROSS_ENTROPY_LOSS", "SigmoidCrossEntropyLoss"),
         ("LRN", "LRN"),
     ],
@@ -104,6 +106,21 @@ def test_deeplab_v1_runs():
 def test_v1_words(word, kind):
     net = upgraded(parse_prototxt(f'layers {{ name: "a" type: {word} }}', "f"), "f")
     assert net["layer"][0].one("type") == kind
+
+
+ARGMAX = 'layers { name: "s" type: ARGMAX bottom: "x" top: "y" %s }'
+INPUT = 'input: "x" input_dim: 2 input_dim: 3 input_dim: 2 input_dim: 5 '
+
+
+def test_deeplab_v1s_argmax_ranks_the_channels_of_every_position():
+    scores = torch.randn(2, 3, 2, 5)
+    shrunk = ' layers { name: "up" type: INTERP bottom: "y" top: "z" interp_param { zoom_factor: 1 } }'
+    found = Net(parse_prototxt(INPUT + ARGMAX % "argmax_param { top_k: 1 out_max_val: false }" + shrunk, "f"))(x=scores)
+    assert torch.equal(found["z"], scores.argmax(1, keepdim=True).float())
+    whole = Net(parse_prototxt(INPUT + ARGMAX % "", "f"))(x=scores)["y"]  # Caffe's own
+    assert torch.equal(whole.flatten(), scores.flatten(1).argmax(1).float())
+    with pytest.raises(ValueError, match=r"f: line 1: DeepLab v1's ARGMAX must be without out_max_val"):
+        Net(parse_prototxt(INPUT + ARGMAX % "argmax_param { out_max_val: true }" + shrunk, "f"))
 
 
 def test_a_data_layers_own_transform_moves():

@@ -12,6 +12,12 @@ from caffe_weights.nets.prototxt import Word
 # DeepLab v1's words whose V2 type is not their capitalised form.
 _FORK_WORDS = {"DENSE_CRF": "DenseCRF", "SPP": "SPP", "PRELU": "PReLU", "ELU": "ELU"}
 
+# DeepLab v1's own layers. In its code ARGMAX ranks the channels of every position, where Caffe's ranks an item's whole.
+_DEEPLAB_V1 = {
+    *("AdaptiveBiasChannel", "BiasChannel", "DenseCRF", "ImageSegData", "Interp", "MatRead", "MatWrite", "Padding"),
+    *("SegAccuracy", "UniqueLabel"),
+}
+
 # Caffe: UpgradeV0LayerParameter: of an inner message's field, by the layer's type the message and field that it becomes.
 _V0_FIELDS = {
     "num_output": {"conv": "convolution_param", "innerproduct": "inner_product_param"},
@@ -78,6 +84,10 @@ def upgraded(net: Message, file: str) -> Message:
                 raise _error(file, layers[old.index(False)].line, "all layers must be in one format; got V0 and V1")
             layers = [_v1_from_v0(layer, file) for layer in _without_padding(layers, file)]
         layers = [_v2_from_v1(layer, file) for layer in layers]
+        if any(layer.one("type") in _DEEPLAB_V1 for layer in layers):
+            for layer in layers:
+                if layer.one("type") == "ArgMax":
+                    _rank_channels(layer, file)
     result = _copy(net, set(net) - {"layers", "layer"})
     for layer in layers:
         _put(result, "layer", _transform(layer) if isinstance(layer, Message) else layer, getattr(layer, "line", 1))
@@ -190,6 +200,19 @@ def _v2_from_v1(layer: Message, file: str) -> Message:
     for value in layer.get("softmaxloss_param", []):  # DeepLab v1
         _put(result, "loss_param", value, getattr(value, "line", layer.line))
     return result
+
+
+def _rank_channels(layer: Message, file: str) -> None:
+    """Gives a layer ArgMax the axis along which DeepLab v1's ranks (its src/caffe/layers/argmax_layer.cpp)."""
+    param = _nested(layer, "argmax_param", layer.line)
+    if not isinstance(param, Message) or "axis" in param:
+        return
+    if param.one("out_max_val", False) is True:
+        line = param.lines.get("out_max_val", [param.line])[-1]
+        raise _error(
+            file, line, "DeepLab v1's ARGMAX must be without out_max_val, which doubles its channels; got true"
+        )
+    _put(param, "axis", 1, param.line)
 
 
 def _transform(layer: Message) -> Message:
