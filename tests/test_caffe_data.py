@@ -158,7 +158,11 @@ def test_what_caffe_ignores_is_told(folder):
     said = []
     _, shapes = data_layer(seg(PIXEL + "crop_size: 4 mirror: true"), folder, log=said.append)
     assert shapes[0] == (1, 3, 6, 8)
-    assert said == ["data: crop_size, mirror of image_data_param have no effect in ImageSegData, as in Caffe"]
+    text = seg('source: "classes.txt" scale: 2', kind="ImageData")
+    layer, _ = data_layer(text, folder, log=said.append)
+    np.testing.assert_array_equal(layer.next()[0][0], pixels(folder, "0.png")[..., ::-1].transpose(2, 0, 1))
+    end = "of image_data_param have no effect, as in Caffe; use transform_param"
+    assert said == [f"data: crop_size, mirror {end}", f"data: scale {end}"]
 
 
 def test_rand_skip_starts_within_the_list(folder):

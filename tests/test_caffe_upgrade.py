@@ -123,14 +123,22 @@ def test_deeplab_v1s_argmax_ranks_the_channels_of_every_position():
         Net(parse_prototxt(INPUT + ARGMAX % "argmax_param { out_max_val: true }" + shrunk, "f"))
 
 
-def test_a_data_layers_own_transform_moves():
-    text = 'layer { name: "d" type: "ImageData" image_data_param { source: "s" scale: 2 mirror: true crop_size: 5 } transform_param { crop_size: 7 } }'
+OWN = 'image_data_param { source: "s" scale: 2 mirror: true crop_size: 5 } transform_param { crop_size: 7 mean_value: 3 } }'
+
+
+def test_an_older_data_layers_own_transform_moves():
+    """Over what stands there, as in Caffe; files of the present format, and ImageSegData, keep theirs."""
+    text = f'layers {{ name: "d" type: IMAGE_DATA {OWN}'
     layer = upgraded(parse_prototxt(text, "f"), "f")["layer"][0]
     assert layer.one("image_data_param") == {"source": ["s"]}
-    assert layer.one("transform_param") == {"crop_size": [7], "scale": [2], "mirror": [True]}
+    assert layer.one("transform_param") == {"crop_size": [5], "scale": [2], "mirror": [True], "mean_value": [3]}
     given = parse_prototxt(text, "f")
     upgraded(given, "f")
     assert given == parse_prototxt(text, "f")  # what was read is left as it is
+    for kept in (f'layers {{ name: "d" type: IMAGE_SEG_DATA {OWN}', f'layer {{ name: "d" type: "ImageData" {OWN}'):
+        layer = upgraded(parse_prototxt(kept, "f"), "f")["layer"][0]
+        assert layer.one("image_data_param") == {"source": ["s"], "scale": [2], "mirror": [True], "crop_size": [5]}
+        assert layer.one("transform_param") == {"crop_size": [7], "mean_value": [3]}
 
 
 def test_messages_of_an_older_format_keep_their_lines():

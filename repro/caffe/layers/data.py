@@ -122,6 +122,11 @@ class PictureLayer(DataLayer):
             raise self.fail("max_labels of DeepLab v1's ImageData must be left out", images.max_labels)
         if not images.source:
             raise self.fail("image_data_param must name its list in source", "none")
+        if ignored := images.set & {"scale", "mean_file", "crop_size", "mirror"}:
+            words = ", ".join(sorted(ignored))
+            self.context.log(
+                f"{self.name}: {words} of image_data_param have no effect, as in Caffe; use transform_param"
+            )
 
     def _transformation(self, changes) -> TransformationParameter:
         means = tuple(changes.mean_value)
@@ -217,9 +222,6 @@ class ImageSegData(PictureLayer):
             raise self.fail("mean_file must not be given, as in Caffe", changes.mean_file, "give mean_value")
         if not 0 <= images.ignore_label <= 255:
             raise self.fail("ignore_label must lie in 0 .. 255", images.ignore_label)
-        if ignored := images.set & {"scale", "mean_file", "crop_size", "mirror"}:
-            words = ", ".join(sorted(ignored))
-            self.context.log(f"{self.name}: {words} of image_data_param have no effect in ImageSegData, as in Caffe")
         self._kind = images.label_type if images.has("label_type") else "" if images.has_label else "NONE"
 
     def _crop(self, changes) -> tuple[int, int]:
