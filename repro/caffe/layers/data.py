@@ -210,8 +210,9 @@ class ImageSegData(PictureLayer):
     without both a second column that is no number is PIXEL.
 
     Caffe: src/caffe/layers/image_seg_data_layer.cpp; DataTransformer::TransformImgAndSeg (src/caffe/data_transformer.cpp).
-    Deviates: without label_type the later Caffe takes a label's file name for the number 0. Labels with a palette are read as indices (repro/data/transforms.py, read_label). Padding without mean_value, and without a crop an image of another
-        size than the first, are refused: Caffe reads beyond its memory there.
+    Deviates: without label_type the later Caffe takes a label's file name for the number 0. Labels with a palette are read as indices
+        (repro/data/transforms.py, read_label). Padding without mean_value, and without a crop an image of another size than the first, are refused: Caffe
+        reads beyond its memory there.
     """
 
     MIN_TOPS, MAX_TOPS = 1, 3

@@ -208,7 +208,10 @@ class Crop(Layer):
 
 
 class Padding(Layer):
-    """Puts zeros around an image, pad_beg before and pad_end behind either axis, or cuts as many off where both are negative. Caffe: src/caffe/layers/padding_layer.cpp of DeepLab v1."""
+    """Puts zeros around an image, pad_beg before and pad_end behind either axis, or cuts off as many where these are negative.
+
+    Caffe: src/caffe/layers/padding_layer.cpp of DeepLab v1.
+    """
 
     IN_PLACE = False
 

@@ -59,7 +59,9 @@ class BiasChannel(Layer):
 
 
 class UniqueLabel(Layer):
-    """Lists the labels that occur in an image: of labels (N, 1, H, W) their values but the ignored ones, and force_label's, ascending, filled up with -1: (N, max_labels, 1, 1).
+    """Lists the labels that occur in an image: of labels (N, 1, H, W) the values, without the ignored ones and with force_label's.
+
+    The top (N, max_labels, 1, 1) has them ascending, filled up with -1.
 
     Caffe: src/caffe/layers/unique_label_layer.cpp of DeepLab v1. No gradient.
     """
