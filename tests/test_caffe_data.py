@@ -109,6 +109,29 @@ def test_labels_of_whole_images(kind, values, folder):
     assert {int(v) for v in layer.next()[1].unique()} == values
 
 
+@pytest.mark.parametrize(
+    ("params", "values"),
+    [
+        ('source: "list.txt"', "PIXEL"),  # label pictures
+        ('source: "classes.txt"', {0, 2, 4}),  # numbers
+        ('source: "list.txt" has_label: false', {255}),
+        ('source: "single.txt" has_label: false', {255}),
+        ('source: "list.txt" has_label: false label_type: PIXEL', "PIXEL"),
+    ],
+)
+def test_files_older_than_label_type(params, values, folder):
+    (folder / "single.txt").write_text("/0.png\n/1.png\n/2.png\n")
+    said = []
+    layer, _ = data_layer(seg(params + " batch_size: 3"), folder, "TEST", log=said.append)
+    label = layer.next()[1]
+    if values == "PIXEL":
+        np.testing.assert_array_equal(label[:, 0], [pixels(folder, f"l{i}.png") for i in range(3)])
+    else:
+        assert {int(v) for v in label.unique()} == values
+    guessed = ["data: without label_type the second column, /l0.png, is read as PIXEL"]
+    assert said == (guessed if params == 'source: "list.txt"' else [])
+
+
 def test_new_sizes_are_bilinear_for_images_and_for_labels(folder):
     layer, shapes = data_layer(seg(PIXEL + "new_height: 3 new_width: 5", "", 3), folder, "TEST")
     assert shapes == [(1, 3, 3, 5), (1, 1, 3, 5), (1, 1, 1, 2)]
@@ -135,7 +158,11 @@ def test_what_caffe_ignores_is_told(folder):
     said = []
     _, shapes = data_layer(seg(PIXEL + "crop_size: 4 mirror: true"), folder, log=said.append)
     assert shapes[0] == (1, 3, 6, 8)
-    assert said == ["data: crop_size, mirror of image_data_param have no effect in ImageSegData, as in Caffe"]
+    text = seg('source: "classes.txt" scale: 2', kind="ImageData")
+    layer, _ = data_layer(text, folder, log=said.append)
+    np.testing.assert_array_equal(layer.next()[0][0], pixels(folder, "0.png")[..., ::-1].transpose(2, 0, 1))
+    end = "of image_data_param have no effect, as in Caffe; use transform_param"
+    assert said == [f"data: crop_size, mirror {end}", f"data: scale {end}"]
 
 
 def test_rand_skip_starts_within_the_list(folder):
@@ -187,10 +214,8 @@ REFUSED = {
     seg(
         PIXEL + "new_height: 100000 new_width: 100000"
     ): "new_height * new_width must be at most 89478485; got 10000000000",
-    seg(
-        PIXEL + "has_label: false"
-    ): "has_label and max_labels of other forks must be left out; got one of them; set label_type",
-    seg(PIXEL + "max_labels: 2"): "has_label and max_labels of other forks must be left out",
+    seg('source: "classes.txt" has_label: false', kind="ImageData"): "has_label of DeepLab v1's ImageData must be left",
+    seg(PIXEL + "max_labels: 2"): "max_labels of DeepLab v1's ImageData must be left out; got 2",
     seg("label_type: PIXEL"): "image_data_param must name its list in source; got none",
     seg(PIXEL, "mean_value: 1 mean_value: 2"): "mean_value must be given once or 3 times; got 2 values",
     seg(PIXEL, 'mean_file: "m"'): "mean_file must not be given, as in Caffe; got m; give mean_value",

@@ -19,7 +19,7 @@ README = (Path(repro.caffe.__file__).parent / "README.md").read_text(encoding="u
 # Fields that the table leaves out: read without an effect, refused, or another layer's.
 WITHOUT_EFFECT = {"engine", "force_nd_im2col", "force_color", "force_gray", "stable_prod_grad", "prefetch"}
 ELSEWHERE = {
-    "ImageSegData": {"scale", "mean_file", "crop_size", "mirror", "has_label", "max_labels"},
+    "ImageSegData": {"scale", "mean_file", "crop_size", "mirror", "max_labels"},
     "ImageData": {
         "scale",
         "mean_file",

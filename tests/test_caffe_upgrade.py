@@ -97,6 +97,8 @@ def test_deeplab_v1_runs():
         ("MAT_WRITE", "MatWrite"),
         ("IMAGE_SEG_DATA", "ImageSegData"),
         ("BIAS_CHANNEL", "BiasChannel"),
+        ("UNIQUE_LABEL", "UniqueLabel"),
+        ("PADDING", "Padding"),
         ("SIGMOID_CROSS_ENTROPY_LOSS", "SigmoidCrossEntropyLoss"),
         ("LRN", "LRN"),
     ],
@@ -106,14 +108,37 @@ def test_v1_words(word, kind):
     assert net["layer"][0].one("type") == kind
 
 
-def test_a_data_layers_own_transform_moves():
-    text = 'layer { name: "d" type: "ImageData" image_data_param { source: "s" scale: 2 mirror: true crop_size: 5 } transform_param { crop_size: 7 } }'
+ARGMAX = 'layers { name: "s" type: ARGMAX bottom: "x" top: "y" %s }'
+INPUT = 'input: "x" input_dim: 2 input_dim: 3 input_dim: 2 input_dim: 5 '
+
+
+def test_deeplab_v1s_argmax_ranks_the_channels_of_every_position():
+    scores = torch.randn(2, 3, 2, 5)
+    shrunk = ' layers { name: "up" type: INTERP bottom: "y" top: "z" interp_param { zoom_factor: 1 } }'
+    found = Net(parse_prototxt(INPUT + ARGMAX % "argmax_param { top_k: 1 out_max_val: false }" + shrunk, "f"))(x=scores)
+    assert torch.equal(found["z"], scores.argmax(1, keepdim=True).float())
+    whole = Net(parse_prototxt(INPUT + ARGMAX % "", "f"))(x=scores)["y"]  # Caffe's own
+    assert torch.equal(whole.flatten(), scores.flatten(1).argmax(1).float())
+    with pytest.raises(ValueError, match=r"f: line 1: DeepLab v1's ARGMAX must be without out_max_val"):
+        Net(parse_prototxt(INPUT + ARGMAX % "argmax_param { out_max_val: true }" + shrunk, "f"))
+
+
+OWN = 'image_data_param { source: "s" scale: 2 mirror: true crop_size: 5 } transform_param { crop_size: 7 mean_value: 3 } }'
+
+
+def test_an_older_data_layers_own_transform_moves():
+    """Over what stands there, as in Caffe; files of the present format, and ImageSegData, keep theirs."""
+    text = f'layers {{ name: "d" type: IMAGE_DATA {OWN}'
     layer = upgraded(parse_prototxt(text, "f"), "f")["layer"][0]
     assert layer.one("image_data_param") == {"source": ["s"]}
-    assert layer.one("transform_param") == {"crop_size": [7], "scale": [2], "mirror": [True]}
+    assert layer.one("transform_param") == {"crop_size": [5], "scale": [2], "mirror": [True], "mean_value": [3]}
     given = parse_prototxt(text, "f")
     upgraded(given, "f")
     assert given == parse_prototxt(text, "f")  # what was read is left as it is
+    for kept in (f'layers {{ name: "d" type: IMAGE_SEG_DATA {OWN}', f'layer {{ name: "d" type: "ImageData" {OWN}'):
+        layer = upgraded(parse_prototxt(kept, "f"), "f")["layer"][0]
+        assert layer.one("image_data_param") == {"source": ["s"], "scale": [2], "mirror": [True], "crop_size": [5]}
+        assert layer.one("transform_param") == {"crop_size": [7], "mean_value": [3]}
 
 
 def test_messages_of_an_older_format_keep_their_lines():

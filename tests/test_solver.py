@@ -116,6 +116,9 @@ def test_rates_beyond_float64_are_infinite_or_nan_as_in_c():
     assert learning_rate(TABLE | {"lr_policy": "exp", "gamma": 10.0}, 400) == np.inf
     assert np.isnan(learning_rate(TABLE | {"lr_policy": "poly"}, 21))  # a negative base with the power 0.9
     assert learning_rate(TABLE | {"lr_policy": "inv", "gamma": -1.0, "power": 1.0}, 1) == np.inf
+    nothing = TABLE | {"lr_policy": "poly", "max_iter": 0}
+    assert np.isnan(learning_rate(nothing, 0))  # 1 - 0 / 0
+    assert learning_rate(nothing, 1) == np.inf  # (1 - 1 / 0)^0.9
 
 
 def test_a_multistep_rate_drops_once_an_iteration():

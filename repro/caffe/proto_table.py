@@ -45,7 +45,7 @@ MESSAGES = {
     "hinge_loss_param=HingeLossParameter image_data_param=ImageDataParameter infogain_loss_param=InfogainLossParameter "
     "inner_product_param=InnerProductParameter input_param=InputParameter interp_param=InterpParameter log_param=LogParameter "
     "lrn_param=LRNParameter mat_read_param=MatReadParameter mat_write_param=MatWriteParameter memory_data_param=MemoryDataParameter "
-    "mvn_param=MVNParameter parameter_param=ParameterParameter pooling_param=PoolingParameter power_param=PowerParameter "
+    "mvn_param=MVNParameter padding_param=PaddingParameter parameter_param=ParameterParameter pooling_param=PoolingParameter power_param=PowerParameter "
     "prelu_param=PReLUParameter python_param=PythonParameter recurrent_param=RecurrentParameter reduction_param=ReductionParameter "
     "relu_param=ReLUParameter reshape_param=ReshapeParameter scale_param=ScaleParameter seg_accuracy_param=SegAccuracyParameter "
     "sigmoid_param=SigmoidParameter slice_param=SliceParameter softmax_param=SoftmaxParameter spp_param=SPPParameter "
@@ -98,6 +98,7 @@ MESSAGES = {
     "MatWriteParameter": 'prefix=string:"" source=string:"" strip=int32:0 period=int32:1',
     "MemoryDataParameter": "batch_size=uint32:0 channels=uint32:0 height=uint32:0 width=uint32:0",
     "MVNParameter": "normalize_variance=bool:true across_channels=bool:false eps=float:1e-9",
+    "PaddingParameter": "pad_beg=int32:0 pad_end=int32:0",
     "ParameterParameter": "shape=BlobShape",
     "PoolingParameter": "pool=PoolMethod:MAX pad=uint32:0 pad_h=uint32:0 pad_w=uint32:0 kernel_size=uint32 kernel_h=uint32 "
     "kernel_w=uint32 stride=uint32:1 stride_h=uint32 stride_w=uint32 engine=Engine:DEFAULT global_pooling=bool:false "
@@ -119,7 +120,7 @@ MESSAGES = {
     "TanHParameter": "engine=Engine:DEFAULT",
     "ThresholdParameter": "threshold=float:0",
     "TileParameter": "axis=int32:1 tiles=int32:0",
-    "UniqueLabelParameter": "max_labels=int32:1 ignore_label=int32* force_label=int32*",
+    "UniqueLabelParameter": "max_labels=int32:1 ignore_label=float* force_label=float*",
     "WindowDataParameter": 'source=string:"" scale=float:1 mean_file=string:"" batch_size=uint32:0 crop_size=uint32:0 mirror=bool:false '
     "fg_threshold=float:0.5 bg_threshold=float:0.5 fg_fraction=float:0.25 context_pad=uint32:0 crop_mode=string:warp "
     'cache_images=bool:false root_folder=string:""',

@@ -12,6 +12,12 @@ from caffe_weights.nets.prototxt import Word
 # DeepLab v1's words whose V2 type is not their capitalised form.
 _FORK_WORDS = {"DENSE_CRF": "DenseCRF", "SPP": "SPP", "PRELU": "PReLU", "ELU": "ELU"}
 
+# DeepLab v1's own layers. In its code ARGMAX ranks the channels of every position, where Caffe's ranks an item's whole.
+_DEEPLAB_V1 = {
+    *("AdaptiveBiasChannel", "BiasChannel", "DenseCRF", "ImageSegData", "Interp", "MatRead", "MatWrite", "Padding"),
+    *("SegAccuracy", "UniqueLabel"),
+}
+
 # Caffe: UpgradeV0LayerParameter: of an inner message's field, by the layer's type the message and field that it becomes.
 _V0_FIELDS = {
     "num_output": {"conv": "convolution_param", "innerproduct": "inner_product_param"},
@@ -58,6 +64,7 @@ _V0_FIELDS = {
 }
 _V0_KEPT = ("name", "type", "blobs", "blobs_lr", "weight_decay", "hdf5_output_param")
 _TRANSFORM = ("scale", "mean_file", "crop_size", "mirror")
+_OWN_TRANSFORM = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
 
 
 def upgraded(net: Message, file: str) -> Message:
@@ -77,10 +84,14 @@ def upgraded(net: Message, file: str) -> Message:
             if not all(old):
                 raise _error(file, layers[old.index(False)].line, "all layers must be in one format; got V0 and V1")
             layers = [_v1_from_v0(layer, file) for layer in _without_padding(layers, file)]
-        layers = [_v2_from_v1(layer, file) for layer in layers]
+        layers = [_transform(_v2_from_v1(layer, file)) for layer in layers]
+        if any(layer.one("type") in _DEEPLAB_V1 for layer in layers):
+            for layer in layers:
+                if layer.one("type") == "ArgMax":
+                    _rank_channels(layer, file)
     result = _copy(net, set(net) - {"layers", "layer"})
     for layer in layers:
-        _put(result, "layer", _transform(layer) if isinstance(layer, Message) else layer, getattr(layer, "line", 1))
+        _put(result, "layer", layer, getattr(layer, "line", 1))
     return result
 
 
@@ -192,20 +203,35 @@ def _v2_from_v1(layer: Message, file: str) -> Message:
     return result
 
 
+def _rank_channels(layer: Message, file: str) -> None:
+    """Gives a layer ArgMax the axis along which DeepLab v1's ranks (its src/caffe/layers/argmax_layer.cpp)."""
+    param = _nested(layer, "argmax_param", layer.line)
+    if not isinstance(param, Message) or "axis" in param:
+        return
+    if param.one("out_max_val", False) is True:
+        line = param.lines.get("out_max_val", [param.line])[-1]
+        raise _error(
+            file, line, "DeepLab v1's ARGMAX must be without out_max_val, which doubles its channels; got true"
+        )
+    _put(param, "axis", 1, param.line)
+
+
 def _transform(layer: Message) -> Message:
-    """Moves what a data layer's own message said of scale, mean, crop and mirror to transform_param (Caffe: UpgradeNetDataTransformation)."""
-    for name in ("data_param", "image_data_param", "window_data_param"):
-        param = layer.one(name)
-        if not isinstance(param, Message) or not set(param) & set(_TRANSFORM):
-            continue
-        layer = _copy(layer, set(layer))
-        layer[name] = [_copy(param, set(param) - set(_TRANSFORM))]
-        given = layer.one("transform_param")
-        transform = _copy(given, set(given)) if isinstance(given, Message) else Message(line=param.line)
-        for field in _TRANSFORM:
-            if field in param and field not in transform:
-                lines = param.lines.get(field) or [param.line]
-                _put(transform, field, param[field][-1], lines[-1])
-        layer["transform_param"] = [transform]
-        layer.lines["transform_param"] = [transform.line]
+    """Moves what an older data layer's own message says of scale, mean, crop and mirror to transform_param, over what stands there.
+
+    Caffe: UpgradeNetDataTransformation, which knows the three layers of _OWN_TRANSFORM and leaves files of the present format alone.
+    """
+    name = _OWN_TRANSFORM.get(layer.one("type"), "")
+    param = layer.one(name)
+    if not isinstance(param, Message) or not set(param) & set(_TRANSFORM):
+        return layer
+    layer[name] = [_copy(param, set(param) - set(_TRANSFORM))]
+    given = layer.one("transform_param")
+    transform = _copy(given, set(given) - set(param)) if isinstance(given, Message) else Message(line=param.line)
+    for field in _TRANSFORM:
+        if field in param:
+            lines = param.lines.get(field) or [param.line]
+            _put(transform, field, param[field][-1], lines[-1])
+    layer["transform_param"] = [transform]
+    layer.lines["transform_param"] = [transform.line]
     return layer

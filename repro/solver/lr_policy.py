@@ -63,7 +63,11 @@ def learning_rate(solver: Mapping, iteration: int, drops: int = 0) -> float:
     if policy == "multistep":
         return base_lr * _power(float32(solver["gamma"]), drops)
     if policy == "poly":
-        return base_lr * _power(1.0 - float32(iteration) / solver["max_iter"], float32(solver["power"]))
+        if solver["max_iter"] == 0:  # C divides, too
+            done = math.inf if iteration else math.nan
+        else:
+            done = float32(iteration) / solver["max_iter"]
+        return base_lr * _power(1.0 - done, float32(solver["power"]))
     if policy == "sigmoid":
         slope = -float32(solver["gamma"]) * (float(iteration) - solver["stepsize"])
         return base_lr * (1.0 / (1.0 + (math.exp(slope) if slope < 700 else math.inf)))

@@ -11,6 +11,7 @@ from repro.caffe.layers import (
     normalization,
     pooling,
     shape,
+    weak,
 )
 from repro.caffe.layers.base import Context, DataLayer, Layer
 
@@ -25,6 +26,7 @@ TYPES: dict[str, type[Layer]] = {
     **normalization.TYPES,
     **pooling.TYPES,
     **shape.TYPES,
+    **weak.TYPES,
 }
 
 __all__ = ["TYPES", "Context", "DataLayer", "Layer"]

@@ -118,10 +118,15 @@ class PictureLayer(DataLayer):
             raise self.fail(
                 f"new_height * new_width must be at most {MAX_PIXELS}", images.new_height * images.new_width
             )
-        if not images.has_label or images.max_labels != 1:
-            raise self.fail("has_label and max_labels of other forks must be left out", "one of them", "set label_type")
+        if images.max_labels != 1:
+            raise self.fail("max_labels of DeepLab v1's ImageData must be left out", images.max_labels)
         if not images.source:
             raise self.fail("image_data_param must name its list in source", "none")
+        if ignored := images.set & {"scale", "mean_file", "crop_size", "mirror"}:
+            words = ", ".join(sorted(ignored))
+            self.context.log(
+                f"{self.name}: {words} of image_data_param have no effect, as in Caffe; use transform_param"
+            )
 
     def _transformation(self, changes) -> TransformationParameter:
         means = tuple(changes.mean_value)
@@ -201,11 +206,13 @@ class ImageSegData(PictureLayer):
     """Tops: data (N, C, H, W), label (N, 1, H, W), and dim (N, 1, 1, 2): each image's height and width, at most the crop's.
 
     A scale factor is drawn per item; smaller images are padded at the bottom and right, with the mean and with ignore_label. label_type: PIXEL reads an index
-    image, IMAGE fills with the second column's number, NONE with ignore_label.
+    image, IMAGE fills with the second column's number, NONE with ignore_label. DeepLab's files of 2014 are older than label_type: has_label: false is NONE, and
+    without both a second column that is no number is PIXEL.
 
     Caffe: src/caffe/layers/image_seg_data_layer.cpp; DataTransformer::TransformImgAndSeg (src/caffe/data_transformer.cpp).
-    Deviates: labels with a palette are read as indices (repro/data/transforms.py, read_label). Padding without mean_value, and without a crop an image of another
-        size than the first, are refused: Caffe reads beyond its memory there.
+    Deviates: without label_type the later Caffe takes a label's file name for the number 0. Labels with a palette are read as indices
+        (repro/data/transforms.py, read_label). Padding without mean_value, and without a crop an image of another size than the first, are refused: Caffe
+        reads beyond its memory there.
     """
 
     MIN_TOPS, MAX_TOPS = 1, 3
@@ -216,9 +223,7 @@ class ImageSegData(PictureLayer):
             raise self.fail("mean_file must not be given, as in Caffe", changes.mean_file, "give mean_value")
         if not 0 <= images.ignore_label <= 255:
             raise self.fail("ignore_label must lie in 0 .. 255", images.ignore_label)
-        if ignored := images.set & {"scale", "mean_file", "crop_size", "mirror"}:
-            words = ", ".join(sorted(ignored))
-            self.context.log(f"{self.name}: {words} of image_data_param have no effect in ImageSegData, as in Caffe")
+        self._kind = images.label_type if images.has("label_type") else "" if images.has_label else "NONE"
 
     def _crop(self, changes) -> tuple[int, int]:
         sides = changes.has("crop_height"), changes.has("crop_width")
@@ -228,17 +233,24 @@ class ImageSegData(PictureLayer):
 
     def _entry(self, number: int, line: str) -> Entry:
         image, second = super()._entry(number, line)
-        kind = self.param.image_data_param.label_type
-        if kind == "NONE":
+        self._kind = self._kind or self._kind_of(second)
+        if self._kind == "NONE":
             return Entry(image, "")
         if not second:
             raise ValueError(
                 f"{self.source}:{number}: a line must name an image and its label; got one column; add the label, or set label_type: NONE"
             )
-        if kind == "PIXEL":
+        if self._kind == "PIXEL":
             return Entry(image, str(self._path(second, number)))
         self._image_label(second, f"{self.source}:{number}")
         return Entry(image, second)
+
+    def _kind_of(self, second: str) -> str:
+        """Returns the label_type that a file without one means, by the first line's second column."""
+        if not second or second.lstrip("+-").isdecimal():
+            return "IMAGE"
+        self.context.log(f"{self.name}: without label_type the second column, {second[:80]}, is read as PIXEL")
+        return "PIXEL"
 
     @staticmethod
     def _image_label(text: str, where: str) -> int:
@@ -256,14 +268,13 @@ class ImageSegData(PictureLayer):
         return [(n, channels, *self._size), (n, 1, *self._size), (n, 1, 1, 2)][: self.tops]
 
     def _label(self, entry: Entry, image: np.ndarray) -> np.ndarray:
-        kind = self.param.image_data_param.label_type
-        if kind == "PIXEL":
+        if self._kind == "PIXEL":
             label = self._resized(read_label(Path(entry.second))[..., None])[..., 0]  # Caffe: bilinear, like the image
             if label.shape != image.shape[:2]:
                 raise size_error(entry.image, entry.second, image.shape[:2], label.shape)
             return label
         fill = self.param.image_data_param.ignore_label
-        if kind == "IMAGE":
+        if self._kind == "IMAGE":
             fill = self._image_label(entry.second, str(self.source))
         return np.full(image.shape[:2], fill, np.uint8)
 
@@ -310,6 +321,8 @@ class ImageData(PictureLayer):
 
     def _check(self, images, changes) -> None:
         super()._check(images, changes)
+        if not images.has_label:
+            raise self.fail("has_label of DeepLab v1's ImageData must be left out", "false", "leave out the second top")
         self._mean: np.ndarray | None = None
         if changes.mean_file:
             if changes.mean_value:

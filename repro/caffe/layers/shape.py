@@ -1,4 +1,4 @@
-"""Layers that move values without changing them: Concat, Slice, Split, Flatten, Reshape, Tile, Crop, Silence, Input."""
+"""Layers that move values without changing them: Concat, Slice, Split, Flatten, Reshape, Tile, Crop, Padding, Silence, Input."""
 
 from __future__ import annotations
 
@@ -207,6 +207,31 @@ class Crop(Layer):
         return (y,)
 
 
+class Padding(Layer):
+    """Puts zeros around an image, pad_beg before and pad_end behind either axis, or cuts off as many where these are negative.
+
+    Caffe: src/caffe/layers/padding_layer.cpp of DeepLab v1.
+    """
+
+    IN_PLACE = False
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        """Computes the top's shape."""
+        shape, param = bottom_shapes[0], self.param.padding_param
+        self.expect_axes(shape, 4)
+        self.pads = [param.pad_beg, param.pad_end]
+        if min(self.pads) < 0 < max(self.pads):
+            raise self.fail("pad_beg and pad_end must not have opposite signs", f"{self.pads[0]} and {self.pads[1]}")
+        sides = [side + sum(self.pads) for side in shape[2:]]
+        if min(sides) < 1:
+            raise self.fail("it must leave a row and a column", sides)
+        return [(*shape[:2], *sides)]
+
+    def forward(self, bottoms: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Pads, or cuts."""
+        return (torch.nn.functional.pad(bottoms[0], self.pads * 2),)
+
+
 class Silence(Layer):
     """Takes blobs so that they are no outputs; their gradient is 0."""
 
@@ -241,6 +266,7 @@ TYPES = {
     "Crop": Crop,
     "Flatten": Flatten,
     "Input": Input,
+    "Padding": Padding,
     "Reshape": Reshape,
     "Silence": Silence,
     "Slice": Slice,
