@@ -29,7 +29,7 @@ class Processes:
         self.log = Path(log)
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", "repro.run.__main__"])
+        context.set_forkserver_preload(["__main__", "repro.run.__main__", "torch._dynamo"])
         environment = {
             "WORLD_SIZE": str(count),
             "LOCAL_WORLD_SIZE": str(count),
