@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -87,6 +89,29 @@ def listen_only() -> None:
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
 
 
+def _fresh(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+    """Agrees on a part of the store that no earlier processes have used.
+
+    torchrun may keep its store when it starts all processes anew, with what the killed ones left in it: addresses at which nobody answers any more. It numbers the starts of
+    each machine, but a machine that comes later counts from 0. So each process asks under a name of its own, and the first one answers, which alone knows the number.
+    """
+    if rank > 0:
+        name = uuid.uuid4().hex
+        store.set(f"ask {rank}", name)
+        start = store.get(f"answer {name}").decode()  # waits for it
+        store.set(f"known {start} {rank}", "")
+        return dist.PrefixStore(f"start {start}", store)
+    start = store.add("starts", 1)
+    missing = set(range(1, world_size))
+    while missing:
+        for other in missing:
+            if store.check([f"ask {other}"]):  # or an earlier process's question, whose answer nobody reads
+                store.set(f"answer {store.get(f'ask {other}').decode()}", str(start))
+        missing = {other for other in missing if not store.check([f"known {start} {other}"])}
+        time.sleep(0.01 if missing else 0)
+    return dist.PrefixStore(f"start {start}", store)
+
+
 @contextmanager
 def joined(device: str) -> Iterator[None]:
     """Joins the processes of a command, where torchrun started it; of a failure one of them tells, the one that failed first.
@@ -100,6 +125,7 @@ def joined(device: str) -> Iterator[None]:
         yield
         return
     store, number, count = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    store = _fresh(store, number, count)
     backend = "cpu:gloo,cuda:nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=_PATIENCE)
     try:

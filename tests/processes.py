@@ -13,6 +13,11 @@ import torch.distributed as dist
 from repro.run import __main__ as run_module
 
 
+def new_store():
+    """Makes what processes meet by."""
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
 class Processes:
     """Processes that run one function, each with its rank; what they say goes to one file.
 
@@ -23,11 +28,12 @@ class Processes:
         log: What they write on stdout and stderr is added to it.
         call: A function of a module; its result is the exit code.
         arguments: Of the function.
+        store: Of earlier processes, with what they left in it, as torchrun's may be where it starts them anew; None for a new one.
     """
 
-    def __init__(self, count, log, call, *arguments):
+    def __init__(self, count, log, call, *arguments, store=None):
         self.log = Path(log)
-        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._store = store or new_store()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "repro.run.__main__", "torch._dynamo"])
         environment = {

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import Processes, program
+from processes import Processes, new_store, program
 from tiny import run_command
 
 from repro.run import __main__ as run_module
@@ -26,7 +26,7 @@ class Lives:
     def __init__(self, folder, count, monkeypatch, workers=0):
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setenv("PYTHONPATH", str(Path(run_module.__file__).parents[1]))
-        settings = ["solver.max_iter=120", "solver.stepsize=60", "solver.snapshot=2", "solver.display=40"]
+        settings = ["solver.max_iter=100", "solver.stepsize=60", "solver.snapshot=2", "solver.display=40"]
         settings += ["solver.batch_size=4", "model.width=0.015625"]
         command = [*run_command(folder), "--row", "max2", *(part for text in settings for part in ("--set", text))]
         command += ["--workers", str(workers)]
@@ -38,9 +38,10 @@ class Lives:
         assert undisturbed.end() == [0] * count, undisturbed.said()
         self.whole = record(folder / "out")
         self.moments = random.Random(count)
+        self._store = new_store()
 
     def start(self):
-        return Processes(self.count, self.log, program, *self.command)
+        return Processes(self.count, self.log, program, *self.command, store=self._store)
 
     def written(self):
         """Says when the snapshot was last written."""
