@@ -17,16 +17,15 @@ from tiny import run_command
 from repro.run import __main__ as run_module
 
 KILLS = 20
-FEW = 2
 
 
 class Lives:
     """A small run on several processes: `whole` is its record, `killed` the folder of one that will be disturbed."""
 
-    def __init__(self, folder, count, monkeypatch, workers=0):
+    def __init__(self, folder, count, monkeypatch, workers=0, iterations=100):
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setenv("PYTHONPATH", str(Path(run_module.__file__).parents[1]))
-        settings = ["solver.max_iter=100", "solver.stepsize=60", "solver.snapshot=2", "solver.display=40"]
+        settings = [f"solver.max_iter={iterations}", "solver.stepsize=20", "solver.snapshot=2", "solver.display=40"]
         settings += ["solver.batch_size=4", "model.width=0.015625"]
         command = [*run_command(folder), "--row", "max2", *(part for text in settings for part in ("--set", text))]
         command += ["--workers", str(workers)]
@@ -89,27 +88,29 @@ def survives(lives, kills):
     lives.ends_as_if_nothing_had_been(kills)
 
 
+def is_asked_to_stop(lives, number):
+    """Asks one process to stop: all save, and stop."""
+    before, said = lives.written(), len(lives.log.read_text()) if lives.log.exists() else 0
+    processes = lives.start()
+    lives.wait_for_snapshot(before, processes.alive)
+    processes.send(lives.count - 1, number)
+    assert processes.end(60) == [130] * lives.count, processes.said()
+    told = [line for line in processes.said()[said:].splitlines() if line.startswith(("error: ", "interrupted"))]
+    assert told == ["interrupted; the same command goes on from the last snapshot"]
+
+
 def test_a_run_survives_the_loss_of_a_process(tmp_path, monkeypatch):
-    survives(Lives(tmp_path, 3, monkeypatch), FEW)
+    lives = Lives(tmp_path, 3, monkeypatch, iterations=24)
+    is_asked_to_stop(lives, signal.SIGTERM)
+    survives(lives, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "workers"), [(2, 0), (3, 0), (2, 1)])
 def test_a_run_survives_the_loss_of_twenty_processes(count, workers, tmp_path, monkeypatch):
-    survives(Lives(tmp_path, count, monkeypatch, workers), KILLS)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_asks_one_process_to_stop_stops_all_and_saves(number, tmp_path, monkeypatch):
-    lives = Lives(tmp_path, 2, monkeypatch)
-    processes = lives.start()
-    lives.wait_for_snapshot(0, processes.alive)
-    processes.send(1, number)
-    assert processes.end(30) == [130, 130], processes.said()
-    assert processes.told() == ["interrupted; the same command goes on from the last snapshot"]
-    processes = lives.start()
-    assert processes.end() == [0, 0], processes.said()
-    lives.ends_as_if_nothing_had_been(1)
+    lives = Lives(tmp_path, count, monkeypatch, workers)
+    is_asked_to_stop(lives, signal.SIGINT)
+    survives(lives, KILLS)
 
 
 def is_restarted(lives, kills):
@@ -147,7 +148,7 @@ def children(parent):
 
 
 def test_torchrun_restarts_a_run_from_its_last_snapshot(tmp_path, monkeypatch):
-    is_restarted(Lives(tmp_path, 2, monkeypatch), 1)
+    is_restarted(Lives(tmp_path, 2, monkeypatch, iterations=24), 1)
 
 
 @pytest.mark.slow
