@@ -37,6 +37,8 @@ COMMANDS = """other commands, each with its own --help:
   python -m repro.run check   compares records with the paper; exit code 1 where something lies outside its tolerance
   python -m repro.run score   enters the VOC server's score of a submission
   python -m repro.run crf-search   tries a grid of CRFs on a trained row's validation images
+
+torchrun --nproc-per-node N -m repro.run TABLE ... trains each row on N GPUs, or N processes of a CPU; see README
 """
 
 
@@ -221,11 +223,11 @@ def main(arguments: list[str] | None = None) -> int:
             return 0  # they are one process's work
         return commands[arguments[0]](arguments[1:])
     options = parse_arguments(arguments)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, ask_to_stop)
 
     def run_joined() -> None:
-        with joined(options.device):
+        with joined(options.device):  # until then there is nothing to save, and a signal ends what waits for others
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, ask_to_stop)
             run(options)
 
     code = exit_code(run_joined, options.traceback, "the same command goes on from the last snapshot")
