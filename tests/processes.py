@@ -51,7 +51,7 @@ class Processes:
             process.start()
             self.processes.append(process)
 
-    def end(self, seconds=60):
+    def end(self, seconds=120):
         """Waits for all; returns their exit codes."""
         deadline = time.monotonic() + seconds
         for process in self.processes:

@@ -44,8 +44,8 @@ def data(tmp_path_factory):
 def settings(tmp_path):
     """Makes the settings of the row with attention and extra supervision, of two batches an iteration."""
     path = write_protocol(tmp_path, ("width = 0.03125", "width = 0.015625"))
-    overrides = [f"solver.batch_size={BATCH}", "solver.iter_size=2", "solver.snapshot=3", "solver.max_iter=4"]
-    return load_protocol(path, [*overrides, "solver.display=3"]).row("attention3-extra").settings
+    overrides = [f"solver.batch_size={BATCH}", "solver.iter_size=2", "solver.snapshot=2", "solver.max_iter=3"]
+    return load_protocol(path, [*overrides, "solver.display=2"]).row("attention3-extra").settings
 
 
 def train(items, settings, dtype, snapshot, arithmetic=None):
@@ -105,7 +105,7 @@ def test_several_processes_train_as_one_does(count, data, settings, tmp_path):
         for part, whole in enumerate(batches[number]):
             assert torch.equal(torch.cat([batch[number][part] for _, _, batch in found]), whole)
     for own_curve, own_parameters, own_batches in found:
-        assert len(own_batches) == len(batches) == 8
+        assert len(own_batches) == len(batches) == 6
         assert own_curve == found[0][0]
         np.testing.assert_allclose(own_curve, curve, rtol=1e-12, atol=0)
         for own, of_first, expected in zip(own_parameters, found[0][1], parameters, strict=True):
