@@ -126,7 +126,7 @@ def padded_batches(
     for _, group in itertools.groupby(read, key=lambda entry: entry[1].shape):
         while batch := list(itertools.islice(group, test["batch_size"])):
             images = [PaddedImage(item, label, size) for item, _, label, size in batch]
-            yield images, torch.cat([data for _, data, _, _ in batch]).to(compute.device)
+            yield images, compute.send(torch.cat([data for _, data, _, _ in batch]))
 
 
 def label_maps(

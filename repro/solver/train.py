@@ -165,7 +165,7 @@ class Training:
         self._solver.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=compute.device)
         for number in range(iter_size):
-            data, label, dim = (part.to(compute.device, non_blocking=True) for part in next(stream))
+            data, label, dim = (compute.send(part) for part in next(stream))
             with compute.autocast():
                 output = self._network(data)
             extra = self._settings["model"]["extra_supervision"]
