@@ -20,10 +20,13 @@ from repro.evaluate.labels import padded_batches, share_of_batches
 from repro.models import build
 from repro.models.weights import save_caffemodel
 from repro.protocol import load_protocol
+from repro.run import __main__ as run_module
 from repro.run import memory, row
 from repro.run.lock import locked
 from repro.run.memory import least_bytes
 from repro.shell import exit_code
+from repro.solver import snapshot as snapshots
+from repro.solver import train as solver_train
 from repro.solver.train import Sitting, Training
 
 BATCH = 4  # which 3 processes share unevenly
@@ -202,6 +205,29 @@ def test_the_demo_with_its_own_data_and_what_a_dry_run_says(tmp_path, monkeypatc
     assert len(re.findall(r"Iteration 2, loss = ", demo.said())) == 1
     (record,) = records(tmp_path / "out").values()
     assert (record["synthetic"], len(record["loss_curve"]), record["run"]) == (True, 2, {"world_size": 2})
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, monkeypatch):
+    command = command_of(tmp_path)
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    (whole,) = records(tmp_path / "whole").values()
+
+    def write_and_stop(path, snapshot):
+        snapshots.write_snapshot(path, snapshot)
+        run_module._stop_asked = True
+
+    with monkeypatch.context() as changed:
+        changed.setattr(solver_train, "write_snapshot", write_and_stop)
+        assert main(command) == 130
+    many = Processes(2, tmp_path / "log", program, *command)
+    assert many.end() == [0, 0], many.said()
+    assert "Starting at iteration 4 of 6" in many.said()
+    path = tmp_path / "out" / "tiny" / "attention3-extra-seed1" / "record.json"
+    record = json.loads(path.read_text())
+    assert record["run"]["world_size"] == 2
+    assert record["run"]["resumed_under"]["world_size"] == ["1", "2"]
+    assert record["loss_curve"][:4] == whole["loss_curve"][:4]
+    np.testing.assert_allclose(record["loss_curve"], whole["loss_curve"], rtol=1e-3)
 
 
 def test_other_commands_are_one_processs_work(tmp_path, capsys):
