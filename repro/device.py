@@ -28,6 +28,16 @@ class Compute:
         """Makes the context in which convolutions compute in the precision's storage type, where that is not float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
+    def send(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copies a tensor of the CPU to the device without waiting for it.
+
+        To a GPU it goes through page-locked memory: from any other the copy would wait until the GPU has done what it was given before. torch hands such memory out again only
+        when the copy is over.
+        """
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
 
 def parse_device(name: str) -> torch.device:
     """Reads a device's name without touching the device.

@@ -8,7 +8,7 @@ import stat
 import pytest
 import torch
 
-from repro.device import parse_device, planned_device, processor_name
+from repro.device import Compute, parse_device, planned_device, processor_name
 
 
 @pytest.fixture
@@ -62,3 +62,26 @@ def test_without_a_driver(driver):
     assert planned_device("cuda") == (torch.device("cuda"), "")
     with pytest.raises(ValueError, match="must be auto, cpu"):
         planned_device("tpu")
+
+
+class Sent:
+    """Stands in for a tensor, and writes down what becomes of it."""
+
+    def __init__(self):
+        self.calls = []
+
+    def pin_memory(self):
+        self.calls.append("pinned")
+        return self
+
+    def to(self, device, non_blocking):
+        self.calls.append((device, non_blocking))
+        return self
+
+
+def test_what_goes_to_a_gpu_goes_through_pinned_memory():
+    gpu, cpu = torch.device("cuda", 1), torch.device("cpu")
+    assert Compute(gpu).send(Sent()).calls == ["pinned", (gpu, True)]
+    assert Compute(cpu).send(Sent()).calls == [(cpu, True)]
+    there = torch.ones(2)
+    assert Compute(cpu).send(there) is there

@@ -89,6 +89,7 @@ def test_a_table_from_nothing(tiny, tmp_path, capsys):
             "device",
             "device_name",
             "threads",
+            "world_size",
             "versions",
             "git",
             "finished",

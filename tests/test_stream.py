@@ -148,10 +148,17 @@ def test_passing_over_thousands_of_batches_is_quick_and_right():
     np.testing.assert_array_equal(got.draws, expected.draws)
 
 
-def test_ranks_share_every_batch():
-    halves = [take(stream("train_scale", rank=rank, world_size=2), 4) for rank in (0, 1)]
-    joined = [tuple(torch.cat(parts) for parts in zip(*pair, strict=True)) for pair in zip(*halves, strict=True)]
-    assert_same(joined, "train_scale", slice(4))
+@pytest.mark.parametrize(("world_size", "batch_size"), [(2, 2), (2, 3), (3, 4), (4, 4)])
+def test_ranks_share_every_batch(world_size, batch_size):
+    own = [
+        take(stream("train_scale", batch_size=batch_size, rank=n, world_size=world_size), 4) for n in range(world_size)
+    ]
+    assert all(
+        len(batch[0]) in (batch_size // world_size, -(-batch_size // world_size)) for part in own for batch in part
+    )
+    joined = [[torch.cat(parts) for parts in zip(*batch, strict=True)] for batch in zip(*own, strict=True)]
+    for batch, whole in zip(joined, take(stream("train_scale", batch_size=batch_size), 4), strict=True):
+        assert all(torch.equal(part, expected) for part, expected in zip(batch, whole, strict=True))
 
 
 def truncated(folder):
@@ -200,11 +207,11 @@ def test_a_file_that_vanished_is_named_in_one_line(tmp_path, workers):
         ),
         (
             {"world_size": 3},
-            "world_size must divide batch_size 2 and be above rank; got world_size 3, rank 0; change batch_size or the number of processes",
+            "world_size must be at most batch_size 2 and above rank; got world_size 3, rank 0; change batch_size or the number of processes",
         ),
         (
             {"world_size": 2, "rank": 2},
-            "world_size must divide batch_size 2 and be above rank; got world_size 2, rank 2; change batch_size or the number of processes",
+            "world_size must be at most batch_size 2 and above rank; got world_size 2, rank 2; change batch_size or the number of processes",
         ),
         (
             {"items": [Item("a", Path("a.jpg"), None)]},

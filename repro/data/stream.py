@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from repro.data.caffe_rng import CaffeRNG, shuffle
 from repro.data.lists import Item, read_item
 from repro.data.transforms import TransformationParameter, transform
+from repro.distributed import share
 from repro.shell import log, one_line
 
 CACHE_BYTES = 256 * 2**20
@@ -186,7 +187,7 @@ def _as_it_is(batch: bytes | Exception) -> bytes | Exception:
 class ImageSegData:
     """Caffe's ImageSegData layer in TRAIN phase: an endless iterable of batches (data, label, dim), see Batch.
 
-    A batch holds batch_size / world_size images. All random draws are made here, so the batches depend on neither `workers` nor the
+    A batch holds this rank's share of batch_size images, shares differing by one at most. All random draws are made here, so the batches depend on neither `workers` nor the
     machine. Every `iter()` starts again at start_batch; what it started ends with the iterator.
 
     Args:
@@ -202,8 +203,8 @@ class ImageSegData:
         start_batch: number of batches to pass over, as those that an interrupted run has used.
         workers: processes that decode ahead; 0 decodes in this process; never more than the CPUs this process may use.
         cache: whether decoded items are kept, CACHE_BYTES of them at most over all workers.
-        rank: which slice of every batch is made here.
-        world_size: number of slices; divides batch_size.
+        rank: which share of every batch is made here.
+        world_size: number of shares, at most batch_size.
 
     Attributes:
         global_rng: Caffe's global generator as this layer's set-up leaves it; Dropout draws from it.
@@ -247,9 +248,9 @@ class ImageSegData:
             raise ValueError(
                 f"ImageSegData: batch_size must be at least 1, start_batch and workers at least 0; got {batch_size}, {start_batch}, {workers}; correct them"
             )
-        if not 0 <= rank < world_size or batch_size % world_size:
+        if not 0 <= rank < world_size or world_size > batch_size:
             raise ValueError(
-                f"ImageSegData: world_size must divide batch_size {batch_size} and be above rank; got world_size {world_size}, "
+                f"ImageSegData: world_size must be at most batch_size {batch_size} and above rank; got world_size {world_size}, "
                 f"rank {rank}; change batch_size or the number of processes"
             )
         self._items = items
@@ -259,8 +260,7 @@ class ImageSegData:
         affinity = getattr(os, "sched_getaffinity", None)
         self._workers = min(workers, len(affinity(0)) if affinity else os.cpu_count() or 1)
         self._cache = cache
-        share = batch_size // world_size
-        self._slice = slice(rank * share, (rank + 1) * share)
+        self._slice = share(batch_size, rank, world_size)
         self.global_rng = CaffeRNG(seed)
         self.global_rng.skip(1)  # Caffe: a first seed for the transformer, which a second one replaces.
         self._shuffle_seed = int(self.global_rng.draw(1)[0]) if shuffle else None
@@ -279,9 +279,9 @@ class ImageSegData:
         return (BatchPlan(indices[self._slice], draws[self._slice]) for indices, draws in plans)
 
     def __iter__(self) -> Iterator[Batch]:
-        crop, share = self._params.crop_size, self._slice.stop - self._slice.start
+        crop, images = self._params.crop_size, self._slice.stop - self._slice.start
         # 4 bytes for each of the data's three channels, 1 for the label; 16 for the image's size.
-        workers = workers_that_fit(self._workers, share * (crop * crop * 13 + 16))
+        workers = workers_that_fit(self._workers, images * (crop * crop * 13 + 16))
         cache_bytes = CACHE_BYTES // max(workers, 1) if self._cache else 0
         maker = _BatchMaker(self._items, self._params, cache_bytes)
         return self._iterate_in_workers(maker, workers) if workers else map(maker.make, self._plans())
@@ -326,6 +326,16 @@ class ImageSegData:
             del batches  # Ends the workers, also where somebody keeps an exception and with it this frame.
 
 
+def test_side(size: tuple[int, int], crop: int) -> int:
+    """Computes the side of the square to which an image is padded for the test: max(crop, the smallest 8k + 1 that holds it), pixels.
+
+    Args:
+        size: the image's (height, width).
+        crop: smallest side of the square.
+    """
+    return max(crop, -(-(max(size) - 1) // OUTPUT_STRIDE) * OUTPUT_STRIDE + 1)
+
+
 def read_test_item(
     item: Item, mean_bgr: tuple[float, float, float], crop: int
 ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[int, int]]:
@@ -337,7 +347,7 @@ def read_test_item(
         crop: smallest side of the square, pixels.
 
     Returns:
-        data (1, 3, P, P) float32 in channels-last memory, padding 0, with P = max(crop, the smallest 8k + 1 that holds the image); label
+        data (1, 3, P, P) float32 in channels-last memory, padding 0, with P from `test_side`; label
         (H, W) uint8 or None; the image's size (H, W).
 
     Raises:
@@ -348,7 +358,7 @@ def read_test_item(
     """
     image, label = read_item(item)
     height, width = image.shape[:2]
-    side = max(crop, -(-(max(height, width) - 1) // OUTPUT_STRIDE) * OUTPUT_STRIDE + 1)
+    side = test_side((height, width), crop)
     data = np.zeros((1, side, side, 3), np.float32)
     np.subtract(image, np.asarray(mean_bgr, np.float32), out=data[0, :height, :width])
     label_tensor = None if label is None else torch.from_numpy(label.copy())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from repro.data.lists import Item
-from repro.data.stream import read_test_item
+from repro.data.pictures import open_picture
+from repro.data.stream import read_test_item, test_side
 from repro.device import Compute
+from repro.distributed import share
 from repro.evaluate.metrics import ConfusionMatrix
 from repro.evaluate.postprocess import final_labels
 from repro.evaluate.trimap import trimap_label
@@ -74,6 +76,35 @@ def ahead(work: Callable, items: Iterable, workers: int) -> Iterator:
                 future.cancel()
 
 
+def share_of_batches(items: Sequence[Item], settings: dict[str, dict], rank: int, world_size: int) -> Sequence[Item]:
+    """Picks a process's share of a list, in whole batches: every image is scored among the same neighbours as by one process, and so to the same bits.
+
+    Args:
+        items: The list.
+        settings: The row's, as of `padded_batches`.
+        rank, world_size: The process, and how many there are.
+
+    Raises:
+        ValueError, FileNotFoundError: An image cannot be opened.
+    """
+    if world_size == 1:
+        return items
+    test = settings["test"]
+
+    def side(item: Item) -> int:
+        with open_picture(item.image) as picture:
+            return test_side((picture.height, picture.width), test["crop_size"])
+
+    starts: list[int] = []
+    end = 0
+    for _, group in itertools.groupby(items, key=side):
+        begin, end = end, end + len(list(group))
+        starts += range(begin, end, test["batch_size"])
+    own = share(len(starts), rank, world_size)
+    starts.append(end)
+    return items[starts[own.start] : starts[own.stop]]
+
+
 def padded_batches(
     items: Iterable[Item], settings: dict[str, dict], compute: Compute
 ) -> Iterator[tuple[list[PaddedImage], torch.Tensor]]:
@@ -95,7 +126,7 @@ def padded_batches(
     for _, group in itertools.groupby(read, key=lambda entry: entry[1].shape):
         while batch := list(itertools.islice(group, test["batch_size"])):
             images = [PaddedImage(item, label, size) for item, _, label, size in batch]
-            yield images, torch.cat([data for _, data, _, _ in batch]).to(compute.device)
+            yield images, compute.send(torch.cat([data for _, data, _, _ in batch]))
 
 
 def label_maps(

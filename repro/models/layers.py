@@ -88,6 +88,8 @@ class Dropout(nn.Module):
 
     Caffe: src/caffe/layers/dropout_layer.cpp, Forward_cpu. Its mask comes from the global Mersenne twister; give the same masks by setting `mask_source` to a function from
         the (N, C, H, W) shape to a {0, 1} array, called once for each forward pass.
+    Where a batch is divided among processes, `share` says how: (the images of the whole batch, which of them are here). Each process then draws the whole batch's mask and
+        takes its part, so that any number of processes has one and the same mask.
     Deviates: without `mask_source` the mask comes from torch's generator of the input's device.
     """
 
@@ -95,10 +97,19 @@ class Dropout(nn.Module):
         super().__init__()
         self.ratio = ratio
         self.mask_source = None
+        self.share: tuple[int, slice] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or self.ratio == 0.0:
             return x
+        if self.mask_source is None and self.share is not None:
+            images, own = self.share
+            nhwc = x.is_contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if nhwc else torch.contiguous_format  # in whose order the numbers are drawn
+            ones = torch.ones((images, *x.shape[1:]), dtype=x.dtype, device=x.device).contiguous(memory_format=layout)
+            return (
+                x * F.dropout(ones, self.ratio)[own].clone()
+            )  # of a slice the whole would be kept for the backward pass
         if self.mask_source is None:
             return F.dropout(x, self.ratio)
         mask = torch.as_tensor(self.mask_source(tuple(x.shape))).to(x)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from repro.data.pool import interruptible
 from repro.device import Compute, choose_device, planned_device
+from repro.distributed import end_at_once, joined, launched, listen_only, local_world_size, own_device, rank
 from repro.files import write_text
 from repro.protocol import load_protocol
 from repro.records import check, score
@@ -39,6 +40,8 @@ COMMANDS = """other commands, each with its own --help:
   python -m repro.run check   compares records with the paper; exit code 1 where something lies outside its tolerance
   python -m repro.run score   enters the VOC server's score of a submission
   python -m repro.run crf-search   tries a grid of CRFs on a trained row's validation images
+
+torchrun --nproc-per-node N -m repro.run TABLE ... trains each row on N GPUs, or N processes of a CPU; see README
 """
 
 
@@ -117,7 +120,7 @@ def make_options(arguments: argparse.Namespace, device, synthetic: bool) -> Opti
     """
     workers = arguments.workers
     if workers is None:
-        workers = 0 if synthetic else max(1, (os.cpu_count() or 1) - 1)
+        workers = 0 if synthetic else max(1, (os.cpu_count() or 1) // local_world_size() - 1)
     if not 0 <= workers <= MOST_WORKERS:
         raise ValueError(
             f"--workers: must be 0..{MOST_WORKERS}; got {workers}; use 0 to decode in the training process"
@@ -168,6 +171,8 @@ def run(arguments: argparse.Namespace) -> None:
     given = Given(arguments.data_root, arguments.weights, arguments.subset)
     synthetic = all("synthetic" in job.row.settings for job in jobs)
     if arguments.dry_run:
+        if rank() > 0:
+            return
         device, name = planned_device(arguments.device)
         options = make_options(arguments, device, synthetic)
         # Without a data root there is nothing to look at yet; with one, what the run would refuse is refused now.
@@ -180,14 +185,18 @@ def run(arguments: argparse.Namespace) -> None:
             log("data and weights were not looked at: no --data-root given")
         return
 
-    options = make_options(arguments, choose_device(arguments.device, arguments.precision), synthetic)
+    device = choose_device(own_device(arguments.device), arguments.precision)
+    options = make_options(arguments, device, synthetic)
     check_memory(jobs, options.compute)
-    check_writable(options.out)
+    if rank() == 0:
+        check_writable(options.out)
     for line in idle_lines(plan):
         log(line)
     with interruptible():  # nothing is trained yet, so nothing is lost
         sources = Sources(given, plan, jobs, options)
     found, waiting = train_all(plan, jobs, sources, options)
+    if rank() > 0:
+        return
     draw_figures(plan, arguments, options)
     for protocol in plan.tables:
         records = table_records(protocol, plan, found, sources, options)
@@ -231,13 +240,23 @@ def ask_to_stop(signum: int, frame: object) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns its exit code: 0, 1 where `check` found something outside, 2 for an error, 130 where it was interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    listen_only()
     commands = {"check": check.main, "score": score.main, "crf-search": crf_search.main}
     if arguments[:1] and arguments[0] in commands:
+        if launched() and os.environ["RANK"] != "0":
+            return 0  # they are one process's work
         return commands[arguments[0]](arguments[1:])
     options = parse_arguments(arguments)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, ask_to_stop)
-    return exit_code(lambda: run(options), options.traceback, "the same command goes on from the last snapshot")
+
+    def run_joined() -> None:
+        with joined(options.device):  # until then there is nothing to save, and a signal ends what waits for others
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, ask_to_stop)
+            run(options)
+
+    code = exit_code(run_joined, options.traceback, "the same command goes on from the last snapshot")
+    end_at_once(code)
+    return code
 
 
 if __name__ == "__main__":

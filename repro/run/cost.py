@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from repro.distributed import world_size
 from repro.models import MultiScale, build
 from repro.models.build import lr_mult_key
 from repro.records.store import walk
@@ -155,7 +156,7 @@ class Speed:
 
 
 def recorded_speeds(folders: Iterable[Path], device_name: str, precision: str) -> list[Speed]:
-    """Reads the speed of every run recorded below some folders, of one device and precision; unreadable records are passed over.
+    """Reads the speed of every run recorded below some folders, of one device and precision and by as many processes as this run has; unreadable records are passed over.
 
     Args:
         folders: Each laid out as <table>/<row>-seed<seed>/record.json.
@@ -164,10 +165,9 @@ def recorded_speeds(folders: Iterable[Path], device_name: str, precision: str) -
     """
     speeds = []
     for path, record, _, reason in walk(folders):
-        if reason or (record["run"].get("device_name"), record["provenance"].get("precision")) != (
-            device_name,
-            precision,
-        ):
+        run = record.get("run", {})
+        made_by = run.get("device_name"), record.get("provenance", {}).get("precision"), run.get("world_size", 1)
+        if reason or made_by != (device_name, precision, world_size()):
             continue
         try:
             settings: dict[str, Any] = record["settings"]

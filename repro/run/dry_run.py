@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from repro.distributed import world_size
 from repro.protocol import PROTOCOLS, Row
 from repro.records.store import record_path
 from repro.run.cost import (
@@ -78,6 +79,7 @@ def plan_lines(
     lines.append(
         f"{len({job.key[:2] for job in jobs})} rows, {len(jobs)} trainings; records under {options.out}; "
         f"device {options.compute.device} ({device_name or 'of unknown name'}), {options.compute.precision}"
+        + (f", {world_size()} processes" if world_size() > 1 else "")
     )
     sources = found or {}
     lines += _source_lines(sources)

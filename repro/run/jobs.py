@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
+from repro.data.synthetic.cache import draw_data
+from repro.distributed import from_main, local_rank, rank, wait_for_all, world_size
 from repro.models import MultiScale, build
 from repro.models.weights import KEEPS_FILLER
 from repro.protocol import Protocol
@@ -23,7 +25,7 @@ Found = dict[tuple[str, str, int], dict]  # Job.key -> its record
 
 
 class Sources:
-    """Everything that the jobs of a command read, found and checked once, before the first is trained.
+    """Everything that the jobs of a command read, found and checked once, before the first is trained; under torchrun by the first process.
 
     Args:
         given: What the command says of data and weights.
@@ -37,8 +39,17 @@ class Sources:
 
     def __init__(self, given: Given, plan: Plan, jobs: list[Job], options: Options):
         self._plan, self._out = plan, options.out
-        self._prepared = _by_source(given, plan, jobs, lambda job, given: prepare(job, given, options))
-        check_weights(plan, jobs, self._prepared)
+
+        def prepared() -> dict[str, Inputs]:
+            found = _by_source(given, plan, jobs, lambda job, given: prepare(job, given, options))
+            check_weights(plan, jobs, found)
+            return found
+
+        self._prepared = from_main(prepared)
+        if given.data_root is None and world_size() > 1:
+            for job in jobs if rank() > 0 and local_rank() == 0 else ():
+                draw_data(job.row.settings)  # where another machine has another cache
+            wait_for_all()
 
     def of(self, job: Job, found: Found) -> Inputs | None:
         """Finds what a job reads.
@@ -120,9 +131,9 @@ def look(job: Job, sources: Sources, found: Found, options: Options) -> None:
     Raises:
         ValueError: The record was made with other settings, data, weights or precision.
     """
-    inputs = sources.of(job, found)
+    inputs = from_main(lambda: sources.of(job, found))
     if job.key not in found and (inputs is not None or stage_of(job.row) is None):
-        record = existing_record(job, inputs, options)
+        record = from_main(lambda: existing_record(job, inputs, options))
         found |= {job.key: record} if record else {}
 
 
@@ -147,7 +158,7 @@ def train_all(plan: Plan, jobs: list[Job], sources: Sources, options: Options) -
     waiting = []
     for job in [*(job for job in plan.jobs if job.stage), *jobs]:
         look(job, sources, found, options)
-    for protocol in plan.own():
+    for protocol in plan.own() if rank() == 0 else ():
         keep_protocol(options.out, protocol)
     for number, job in enumerate(jobs, start=1):
         title = f"[{number}/{len(jobs)}] {job}"
@@ -166,7 +177,7 @@ def train_all(plan: Plan, jobs: list[Job], sources: Sources, options: Options) -
                 log(f"{title}: recorded, {value_text(found[job.key])}")
                 continue
         log(title)
-        record = found[job.key] = run_row(job, sources.of(job, found), options)
+        record = found[job.key] = run_row(job, from_main(lambda job=job: sources.of(job, found)), options)
         paper = f" (paper {job.row.printed})" if job.row.printed else ""
         what = "mean IoU" if job.row.metric == "mean_iou" else f"IoU of {job.row.metric}"
         log(f"{title}: {what} {value_text(record)}{paper}, {record['run']['seconds']:.0f} s; {per_class_line(record)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from repro.device import Compute
+from repro.distributed import local_world_size, world_size
 from repro.run.cost import is_fixed, layers_of, meta_network
 from repro.run.plan import Job
 
@@ -42,7 +43,7 @@ def least_bytes(settings: dict[str, dict], workers: int = 0) -> int:
     if solver["max_iter"] > 0:
         kept = [layer.elements for layer in layers_of(settings, crop) if not is_fixed(settings, layer.name)]
         filtered = 2 * len(settings["data"]["class_names"]) * crop**2 if "dt_num_iter" in settings["model"] else 0
-        trained = solver["batch_size"] * (sum(kept) + filtered)
+        trained = -(-solver["batch_size"] // world_size()) * (sum(kept) + filtered)
     network = test["batch_size"] * 2 * max(layer.elements for layer in layers_of(settings, test["crop_size"]))
     refined = crf_elements(settings)
     tested = network + workers * refined if workers else max(network, refined)
@@ -71,7 +72,8 @@ def check_memory(jobs: list[Job], compute: Compute) -> None:
     available = available_bytes(compute.device)
     for job in {job.key[:2]: job for job in jobs}.values():
         settings = job.row.settings
-        needed = least_bytes(settings, compute.workers)
+        # The processes of a machine share its memory, and have a GPU each.
+        needed = least_bytes(settings, compute.workers) * (1 if compute.device.type == "cuda" else local_world_size())
         if available is not None and needed > available:
             solver = settings["solver"]
             fewer = f"; of the CRF --workers {compute.workers} may be fewer" if "crf" in settings else ""

@@ -21,8 +21,9 @@ from tqdm import tqdm
 from caffe_weights.files.atomic import replacing
 from repro.data.fingerprint import require_unchanged
 from repro.device import Compute, processor_name
+from repro.distributed import broadcast, from_main, rank, total, wait_for_all, world_size
 from repro.evaluate.archive import FOLDER, unfinished, write_archive, write_label_maps
-from repro.evaluate.labels import evaluate, label_maps
+from repro.evaluate.labels import evaluate, label_maps, share_of_batches
 from repro.evaluate.metrics import summary
 from repro.models import MultiScale, build
 from repro.models.unit_variance import scale_to_unit_variance
@@ -96,6 +97,7 @@ def circumstances(device: torch.device) -> dict[str, str]:
         "torch": str(torch.__version__),
         "device": device_name(device),
         "threads": str(torch.get_num_threads()),
+        "world_size": str(world_size()),
         "instructions": " ".join([torch.backends.cpu.get_cpu_capability(), *chosen]),
         "backend": backend(),
     }
@@ -113,6 +115,7 @@ def machine(device: torch.device) -> dict:
         "device": str(device),
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
+        "world_size": world_size(),
         "versions": {
             "repro": __version__,
             "python": platform.python_version(),
@@ -164,11 +167,16 @@ def _train(training: Training, max_iter: int) -> None:
 def _validate(network: MultiScale, job: Job, inputs: Inputs, options: Options) -> dict[str, Any]:
     """Measures the trained network on the labelled images, before and after the CRF where the row has one."""
     settings, names = job.row.settings, job.row.settings["data"]["class_names"]
-    with _counted(len(inputs.val), options) as progress:
-        counts = evaluate(network, inputs.val, settings, options.compute, progress)
-    result = summary(counts.confusion, names, job.row.metric)
+    own = share_of_batches(inputs.val, settings, rank(), world_size())
+    with _counted(len(own), options) as progress:
+        counts = evaluate(network, own, settings, options.compute, progress)
+
+    def of_all(confusion: np.ndarray) -> dict[str, Any]:
+        return summary(total(torch.from_numpy(confusion)).numpy(), names, job.row.metric)
+
+    result = of_all(counts.confusion)
     if counts.before_crf is not None:
-        result[BEFORE_CRF] = summary(counts.before_crf, names, job.row.metric)
+        result[BEFORE_CRF] = of_all(counts.before_crf)
     return result
 
 
@@ -176,15 +184,24 @@ def _submit(network: MultiScale, job: Job, inputs: Inputs, options: Options, ide
     """Labels the images that a server scores, and packs its archive, with a CRF two; goes on where an earlier run was stopped."""
     folder = record_path(options.out, *job.key).parent
     before = folder / BEFORE_CRF if "crf" in job.row.settings else None
-    todo = unfinished([folder] if before is None else [folder, before], inputs.val, identity)
+    todo = from_main(lambda: unfinished([folder] if before is None else [folder, before], inputs.val, identity))
     log(f"  {len(inputs.val) - len(todo)} of {len(inputs.val)} images are labelled already, in {folder / FOLDER}")
-    with _counted(len(todo), options) as progress:
-        write_label_maps(label_maps(network, todo, job.row.settings, options.compute), folder, before, progress)
+    if not (folder / FOLDER).is_dir():
+        raise FileNotFoundError(
+            f"--out: every process must see {folder / FOLDER}, to write its label maps there; got no such folder on {platform.node()}; "
+            "give an --out that all machines share"
+        )
+    own = share_of_batches(todo, job.row.settings, rank(), world_size())
+    with _counted(len(own), options) as progress:
+        write_label_maps(label_maps(network, own, job.row.settings, options.compute), folder, before, progress)
+    wait_for_all()  # then the archive is packed
 
     def archived(maps: Path, name: str) -> dict[str, Any]:
         submission = write_archive(maps, inputs.val, folder / name)
         return {"value": None, "per_class": {}, "confusion": [], SUBMISSION: submission}
 
+    if rank() > 0:
+        return {}
     result = archived(folder, f"{folder.name}.tgz")
     return result if before is None else result | {BEFORE_CRF: archived(before, f"{folder.name}-before-crf.tgz")}
 
@@ -198,10 +215,11 @@ def run_row(job: Job, inputs: Inputs, options: Options) -> dict:
         KeyboardInterrupt: The run was asked to stop; what was done is saved.
     """
     path = record_path(options.out, *job.key)
-    with locked(path.parent):
+    with locked(path.parent) if rank() == 0 else contextlib.nullcontext():
         record = _run_row(job, inputs, options, path.parent / "snapshot.pt")
-        write_record(path, record)
-    return record
+        if rank() == 0:
+            write_record(path, record)
+    return from_main(lambda: record)
 
 
 def _fill(network: MultiScale, job: Job, inputs: Inputs, compute: Compute) -> None:
@@ -235,16 +253,18 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
     made_from = provenance(job, inputs, compute.precision)
     max_iter = settings["solver"]["max_iter"]
     network = build(settings["model"], len(settings["data"]["class_names"]), job.seed)
-    log("  " + load_weights(network, inputs.weights, max_iter == 0, filled_layers(job.row)))
+    if rank() == 0:
+        log("  " + load_weights(network, inputs.weights, max_iter == 0, filled_layers(job.row)))
     network.to(compute.device)
+    if rank() == 0 and max_iter > 0 and not snapshot.exists():
+        _fill(network, job, inputs, compute)
+    broadcast(network.parameters())
     curve, seconds, sittings = [], 0.0, []
     if max_iter > 0:
         identity = training_identity(made_from, settings)
-        if "crf" in settings:
+        if "crf" in settings and rank() == 0:
             _take_over(identity, snapshot, options.out)
         sitting = Sitting(job.seed, identity, snapshot, compute, circumstances(compute.device), options.should_stop)
-        if not snapshot.exists():
-            _fill(network, job, inputs, compute)
         training = Training(network, inputs.train, settings, sitting)
         _train(training, max_iter)
         curve, seconds, sittings = training.curve, training.seconds, training.sittings
@@ -253,7 +273,8 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
         result = _submit(network, job, inputs, options, identity_of(made_from))
     else:
         result = _validate(network, job, inputs, options)
-    require_unchanged(inputs.train, inputs.val, inputs.data_sha256, options.out / READ)
+    if rank() == 0:
+        require_unchanged(inputs.train, inputs.val, inputs.data_sha256, options.out / READ)
     deviates = (
         {key: value for key, value in job.protocol.overrides.items() if key not in UNFELT and _has(settings, key)}
         | {f"fill.{key}": value for key, value in settings.get("fill", {}).items()}

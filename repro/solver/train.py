@@ -13,8 +13,10 @@ import torch
 from repro.data.lists import Item
 from repro.data.stream import ImageSegData
 from repro.device import Compute
+from repro.distributed import GradientSum, any_of, broadcast, from_main, rank, share, total, world_size
 from repro.models import MultiScale
 from repro.models.build import lr_mult_key
+from repro.models.layers import Dropout
 from repro.solver.loss import losses
 from repro.solver.sgd import Solver
 from repro.solver.snapshot import Snapshot, load_parameters, parameter_shapes, read_snapshot, write_snapshot
@@ -22,7 +24,7 @@ from repro.solver.snapshot import Snapshot, load_parameters, parameter_shapes, r
 
 @dataclass(frozen=True)
 class Sitting:
-    """One process's share of a training.
+    """The circumstances of a training, from its start or a snapshot to where it ends or is stopped.
 
     seed: Caffe's random_seed, of the data's order and transform and of dropout.
     identity: Names the run in its snapshot.
@@ -57,7 +59,13 @@ def iteration_seed(seed: int, iteration: int) -> int:
 
 
 def training_stream(
-    items: list[Item], settings: dict, seed: int, start_batch: int = 0, workers: int = 0
+    items: list[Item],
+    settings: dict,
+    seed: int,
+    start_batch: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> ImageSegData:
     """Makes the batches of a row's training, from one of them on.
 
@@ -67,6 +75,7 @@ def training_stream(
         seed: Caffe's random_seed.
         start_batch: The number of batches passed over.
         workers: Processes that decode ahead; 0 decodes here.
+        rank, world_size: Which share of every batch is made, and how many there are.
     """
     transform = settings["transform"]
     return ImageSegData(
@@ -81,17 +90,22 @@ def training_stream(
         seed=seed,
         start_batch=start_batch,
         workers=workers,
+        rank=rank,
+        world_size=world_size,
     )
 
 
 class Training:
     """The training of a network to its protocol's last iteration, going on from its snapshot where there is one.
 
+    Under torchrun every batch is divided among the processes, which sum losses and gradients: they stay equal, and compute what one process would, but for the order of sums.
+    The first one alone reads and writes the snapshot.
+
     Args:
         network: On the sitting's device, with its initial weights; changed in place.
         items: The training list.
         settings: The row's.
-        sitting: This process's share.
+        sitting: Its circumstances.
 
     Attributes:
         curve: The loss of every iteration so far (the sum over all losses, mean over iter_size batches).
@@ -110,8 +124,11 @@ class Training:
         self.curve: list[float] = []
         self.seconds = 0.0
         self.sittings: list[dict[str, str]] = []
-        if sitting.snapshot.exists():
+        if rank() == 0 and sitting.snapshot.exists():
             self._restore(read_snapshot(sitting.snapshot, sitting.identity, parameter_shapes(network)))
+        if world_size() > 1:
+            self._divide()
+        self._gradients = GradientSum(p for p in self._solver.parameters if p.requires_grad)
         if not self.sittings or (self.sittings[-1] != sitting.circumstances and not self.finished):
             self.sittings.append(sitting.circumstances)
         self._saved = self.iteration
@@ -142,14 +159,16 @@ class Training:
             return
         table = self._settings["solver"]
         first = self.iteration * table["iter_size"]
+        sitting = self._sitting
+        share = {"rank": rank(), "world_size": world_size()}
         stream = iter(
-            training_stream(self._items, self._settings, self._sitting.seed, first, self._sitting.compute.workers)
+            training_stream(self._items, self._settings, sitting.seed, first, sitting.compute.workers, **share)
         )
         self._network.train()
         started, before = time.monotonic(), self.seconds
         try:
             while not self.finished:
-                stop = self._sitting.should_stop()
+                stop = any_of(self._sitting.should_stop())
                 if not stop:
                     rate = self._step(stream)
                     if self.iteration % table["display"] == 0 or self.finished:
@@ -169,14 +188,15 @@ class Training:
         torch.manual_seed(iteration_seed(self._sitting.seed, self.iteration))
         self._solver.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=compute.device)
-        for _ in range(iter_size):
-            data, label, dim = (part.to(compute.device, non_blocking=True) for part in next(stream))
+        for number in range(iter_size):
+            data, label, dim = (compute.send(part) for part in next(stream))
             with compute.autocast():
                 output = self._network(data)
             extra = self._settings["model"]["extra_supervision"]
             ignore = self._settings["data"]["ignore_label"]
             loss = sum(losses(output, label, self._network.scales, extra, ignore, dim).values())
-            loss.backward()
+            with self._gradients.of_iteration(last=number == iter_size - 1):
+                loss.backward()
             total += loss.detach()
         rate = self._solver.step()
         self._pending.append(total / iter_size)
@@ -184,7 +204,7 @@ class Training:
 
     def _settle(self) -> float:
         """Reads the losses that are still on the device; returns the last."""
-        for loss in torch.stack(self._pending).tolist() if self._pending else []:
+        for loss in total(torch.stack(self._pending)).tolist() if self._pending else []:
             self.curve.append(loss)
             if not math.isfinite(loss):
                 raise RuntimeError(
@@ -195,13 +215,26 @@ class Training:
 
     def _save(self) -> None:
         self._settle()
+        self._saved = self.iteration
+        if rank() > 0:
+            return
         solver = self._solver
         parameters = {n: p.detach().cpu() for n, p in zip(solver.history, solver.parameters, strict=True)}
         history = {name: value.cpu() for name, value in solver.history.items()}
         curve = torch.tensor(self.curve, dtype=torch.float64)
         state = (self._sitting.identity, self.iteration, parameters, history, curve, self.seconds, self.sittings)
         write_snapshot(self._sitting.snapshot, Snapshot(*state))
-        self._saved = self.iteration
+
+    def _divide(self) -> None:
+        """Takes the first process's state, and this one's part of every batch."""
+        solver = self._solver
+        broadcast([*solver.parameters, *solver.history.values()])
+        state = from_main(lambda: (solver.iteration, self.curve, self.seconds, self.sittings))
+        solver.iteration, self.curve, self.seconds, self.sittings = state
+        batch_size = self._settings["solver"]["batch_size"]
+        for layer in self._network.modules():
+            if isinstance(layer, Dropout):
+                layer.share = batch_size, share(batch_size, rank(), world_size())
 
     def _restore(self, snapshot: Snapshot) -> None:
         load_parameters(self._network, snapshot.parameters)
