@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -192,14 +193,27 @@ def test_without_a_gpu_auto_is_a_rehearsal_but_no_success(monkeypatch, tmp_path)
     assert program.choose_device("cuda:1", ["A GPU", "Another"]) == ("cuda:1", "Another")
 
 
-def test_a_process_is_stopped_with_all_that_it_started(tmp_path):
-    mark = tmp_path / "alive"
-    child = f"import signal, time, pathlib; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(4); pathlib.Path({str(mark)!r}).touch()"
-    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); print('on', flush=True); time.sleep(60)"
-    ended = process.run([sys.executable, "-c", code], 1.5, tmp_path, {}, tmp_path / "log")
-    assert (ended.code, ended.output.splitlines()[0]) == (None, "on")
-    time.sleep(4)
-    assert not mark.exists()
+def test_a_process_is_stopped_with_all_that_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "GRACE", 1.0)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
+    code = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {deaf!r}]); print(child.pid, flush=True); child.wait()"
+    ended = process.run([sys.executable, "-c", code], 4.0, tmp_path, {}, tmp_path / "log")
+    assert ended.code is None
+    child = Path(f"/proc/{ended.output.split()[0]}/stat")
+    for _ in range(100):  # killed; who gathers it is the system's affair
+        if not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("what the process started is still there")
+    monkeypatch.setattr(process, "GRACE", 20.0)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does to what it starts in the background
+    try:
+        code = "import time\ntry:\n    print('on', flush=True); time.sleep(60)\nexcept KeyboardInterrupt:\n    print('saved')"
+        ended = process.run([sys.executable, "-c", code], 4.0, tmp_path, {}, tmp_path / "log")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (ended.code, ended.output) == (None, "on\nsaved\n")
     assert process.run(["/no/such/program"], 1, tmp_path, {}, tmp_path / "log").code == 127
 
 

@@ -48,6 +48,7 @@ def run(command: Sequence[str], limit: float, folder: Path, environment: Mapping
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                preexec_fn=_hear_interrupts,
             )
         except OSError as error:
             return Ended(127, 0.0, f"{command[0]}: {error.strerror}")
@@ -60,6 +61,11 @@ def run(command: Sequence[str], limit: float, folder: Path, environment: Mapping
             _stop(process)
             raise
     return Ended(code, time.monotonic() - started, log.read_text(encoding="utf-8", errors="replace"))
+
+
+def _hear_interrupts() -> None:
+    """Undoes what a shell does to a program in the background, whose children would pass over the interrupt at their limit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop(process: subprocess.Popen) -> None:
