@@ -17,7 +17,16 @@ GOLDEN = Path(os.environ.get("REPRO_GOLDEN", Path(__file__).parent / "golden"))
 def golden(name: str) -> dict[str, np.ndarray]:
     """Reads one file of Caffe's own results (tests/golden/README.md says how they were made)."""
     with np.load(GOLDEN / name) as arrays:
-        return dict(arrays)
+        return {key: _followed(array) for key, array in arrays.items()}
+
+
+def _followed(array: np.ndarray) -> np.ndarray:
+    """Reads the array that stands for another one, "@FILE:KEY": what several nets have in common is kept once."""
+    if array.dtype.kind != "U" or array.ndim or not str(array).startswith("@"):
+        return array
+    name, _, key = str(array)[1:].partition(":")
+    with np.load(GOLDEN / name) as arrays:
+        return arrays[key]
 
 
 def relative_error(actual, expected) -> float:
