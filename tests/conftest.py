@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+import repro.ops  # noqa: F401  registers the operators
+
 GOLDEN = Path(os.environ.get("REPRO_GOLDEN", Path(__file__).parent / "golden"))
+
+# `make emulated`: the operators of CPU tensors run the CUDA side on the host (tests/emulated).
+EMULATED = torch._C._dispatch_has_kernel("repro_emulated::launches")
+cpu_kernels_only = pytest.mark.skipif(EMULATED, reason="holds for the CPU's kernels, not for CUDA's")
+cuda_kernels_only = pytest.mark.skipif(not EMULATED, reason="needs the CUDA kernels on the host: make emulated")
 
 
 def golden(name: str) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import golden
+from conftest import cpu_kernels_only, golden
 from op_inputs import LAYOUTS, laid_out, sparse_pictures
 
 from repro.bench import lattice
@@ -231,6 +231,7 @@ def test_compiles_without_a_graph_break(device):
     assert torch.equal(torch.compile(label, backend="aot_eager", fullgraph=True)(*given), label(*given))
 
 
+@cpu_kernels_only  # the host runs one CUDA thread at a time
 def test_other_python_threads_go_on():
     """As the test stage needs it, which runs the network beside it."""
     scores, image = pictures(1, 21, 200, 200)
@@ -243,6 +244,7 @@ def test_other_python_threads_go_on():
     assert woken >= 10  # of some hundred; two if the interpreter's lock were held
 
 
+@cpu_kernels_only  # the host runs one CUDA thread at a time
 def test_the_interpreters_threads_may_share_it():
     given = [pictures(1, 4, 30, 40) for _ in range(4)]
     expected = [dense_crf(*pair, 3, *SMALL_SETTING) for pair in given]

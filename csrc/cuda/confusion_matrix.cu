@@ -4,8 +4,8 @@
 // once.
 #include <algorithm>
 
-#include "launch.cuh"
-#include "tile.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/tile.cuh"
 
 namespace repro {
 

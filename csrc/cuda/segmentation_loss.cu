@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "lanes.cuh"
-#include "launch.cuh"
+#include "cuda/lanes.cuh"
+#include "cuda/launch.cuh"
 
 namespace repro {
 
