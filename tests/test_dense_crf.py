@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import cpu_kernels_only, golden
+from conftest import cpu_kernels_only, golden, slow_emulated
 from op_inputs import LAYOUTS, laid_out, sparse_pictures
 
 from repro.bench import lattice
@@ -57,6 +57,7 @@ def assert_is_caffes(found, key):
         assert found.astype(np.float64).sum(axis=(0, 2, 3)) == pytest.approx(LARGE[f"{key}/class_mass"], rel=1e-9)
 
 
+@slow_emulated
 @pytest.mark.parametrize("case", LARGE["case_names"].tolist())
 def test_larger_pictures_equal_caffe_bit_for_bit(case, device):
     scores, image = large(case, device)
