@@ -115,9 +115,9 @@ CRF = (
         (2, lambda: OPS.merge_scores_backward(SCORES[0], None, SCORES, None, "max")),
         (1, lambda: OPS.merge_scores_backward(SCORES[0], None, SCORES, None, "average")),
         (2, lambda: OPS.predict(SCORES, LOGITS, "attention", (65, 65), (65, 65), True)),
-        (3, lambda: OPS.segmentation_loss(SCORES[2], LABELS, 8, 255, True)),
-        (4, lambda: OPS.segmentation_loss(SCORES[0], LABELS, 8, 255, True)),  # the last: the adjoint of the scores' Interp
-        (1, lambda: OPS.confusion_matrix(LABELS, LABELS, 21, 255)),
+        (2, lambda: OPS.segmentation_loss(SCORES[2], LABELS, 8, 255, True)),
+        (3, lambda: OPS.segmentation_loss(SCORES[0], LABELS, 8, 255, True)),  # the last: the adjoint of the scores' Interp
+        (2, lambda: OPS.confusion_matrix(LABELS, LABELS, 21, 255)),
         (3 * 3, lambda: OPS.domain_transform(SCORES[0], EDGE, *FILTER, None)),
         (3 * 3 + 1, lambda: OPS.domain_transform(SCORES[0].half(), EDGE.half(), *FILTER, None)),
         (3 + 2 * 2 + 4 * 3, lambda: OPS.domain_transform_backward(SCORES[0], SCORES[0], EDGE, *FILTER, None)),

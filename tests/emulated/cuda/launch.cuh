@@ -112,6 +112,8 @@ inline void run_block(unsigned threads) {
 
 inline void __syncthreads() { emulated::wait(emulated::State::at_block); }
 
+inline void __threadfence() {}  // one thread at a time sees everything
+
 template <class Value>
 Value __shfl_xor_sync(unsigned, Value value, int mask) {
   static_assert(sizeof(Value) <= 8);
