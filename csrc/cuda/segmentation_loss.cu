@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads)
                 int64_t shrink, int64_t ignore_label, int counting_blocks, int64_t* counts, double* terms, double* loss,
                 T* dgrid) {
   using Acc = acc_t<T>;
-  constexpr int kUnrolled = kHeld > 0 ? kHeld : 1;
+  [[maybe_unused]] constexpr int kUnrolled = kHeld > 0 ? kHeld : 1;
   const int thread = static_cast<int>(threadIdx.x);
   const bool counted = thread < counting_blocks;
   const int64_t all_valid = add_threads(counted ? counts[kPartial + 2 * thread] : 0);
