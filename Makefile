@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 TORCH := torch==2.13.0
 
-.PHONY: table1 test test-matrix attack lint registers sanitize gpu clean
+.PHONY: table1 test test-matrix attack lint registers sanitize emulated cuda-build gpu clean
 
 table1: $(VENV)/installed
 	$(VENV)/bin/python -m repro.run table1 $(TABLE1)
@@ -48,6 +48,18 @@ sanitize: $(VENV)/installed
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize \
 		$(VENV)/bin/python -P -m pytest -p no:cacheprovider $(SANITIZED:%=tests/%.py)
+
+# The operators' tests on the CUDA side, kernels and glue, run by the host thread after thread (tests/emulated); needs no GPU. test_ops_determinism
+# is left out: it is about the host's threads, takes minutes, and here every call runs in two orders of threads anyway.
+EMULATED := test_interp test_merge_scores test_predict test_segmentation_loss test_domain_transform \
+	test_dense_crf test_confusion_matrix test_ops_autograd test_ops_device test_ops_storage test_ops_nonfinite test_cuda_sources
+emulated: $(VENV)/installed
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python tests/emulated/build.py
+	PYTHONPATH=build/emulated $(VENV)/bin/python -P -m pytest -p no:cacheprovider --capture=sys -k "not nvcc_compiles" $(EMULATED:%=tests/%.py)
+
+# The extension for CUDA against a torch built for it, in a virtual environment of its own under build/: several GB, nvcc, and no GPU.
+cuda-build:
+	$(PYTHON) tests/cuda_build.py
 
 # torch comes first: the extension is compiled against the torch that will load it.
 $(VENV)/installed: setup.py pyproject.toml $(shell find csrc -type f)

@@ -105,8 +105,8 @@ void predict(Cuda, const T* x, Size in, int64_t N, int64_t C, Size out, Size cro
 // Softmax cross-entropy of Interp(scores; grid) against every shrink-th label, and its gradient in the same pass, after
 // the labels have been counted; grid = (image - 1) / shrink + 1.
 //   labels  (N, image.H, image.W) uint8 or int64, each 0..C-1 or ignore_label
-//   counts  2 int64: valid positions of the grid, and those of them whose label is no class
-//           count_labels adds to them (zeroed by the caller); segmentation_loss reads them
+//   counts  counts_of_loss(device) int64: valid positions of the grid, those of them whose label is no class, and on
+//           Cuda scratch, from which segmentation_loss adds up these two; on Cpu count_labels has done so
 //   scores  (N, C, in.H, in.W)
 //   terms   (N, grid.H) double        scratch: a row's sum of -log p, each at most 87.3365 (p is floored at FLT_MIN)
 //   loss    double                    output: the sum of the terms / max(1, valid positions)
@@ -114,6 +114,9 @@ void predict(Cuda, const T* x, Size in, int64_t N, int64_t C, Size out, Size cro
 //                                     gradient with respect to Interp(scores), computed in acc_t<T> and rounded once
 // Where a label is no class, loss and dgrid are NaN on Cuda; Cpu's caller, who can read counts, must not come so far.
 // Caffe: src/caffe/layers/softmax_loss_layer.cpp; Interp's label shrinking.
+constexpr int64_t kCountingBlocks = 128;  // on Cuda, at most
+inline int64_t counts_of_loss(Cpu) { return 2; }
+inline int64_t counts_of_loss(Cuda) { return 3 + 2 * kCountingBlocks; }
 template <class L>
 void count_labels(Cpu, const L* labels, Size image, int64_t N, int64_t C, int64_t shrink, int64_t ignore_label,
                   int64_t* counts);
@@ -122,11 +125,10 @@ void count_labels(Cuda, const L* labels, Size image, int64_t N, int64_t C, int64
                   int64_t* counts);
 template <class T, class L>
 void segmentation_loss(Cpu, const T* scores, Size in, const L* labels, Size image, int64_t N, int64_t C, int64_t shrink,
-                       int64_t ignore_label, const int64_t* counts, double* terms, double* loss, T* dgrid);
+                       int64_t ignore_label, int64_t* counts, double* terms, double* loss, T* dgrid);
 template <class T, class L>
 void segmentation_loss(Cuda, const T* scores, Size in, const L* labels, Size image, int64_t N, int64_t C,
-                       int64_t shrink, int64_t ignore_label, const int64_t* counts, double* terms, double* loss,
-                       T* dgrid);
+                       int64_t shrink, int64_t ignore_label, int64_t* counts, double* terms, double* loss, T* dgrid);
 
 // The parameters of the domain transform.
 // Caffe: DomainTransformParameter's numbers are float32, in the float64 program too.
@@ -185,8 +187,8 @@ void domain_transform_backward(Cuda, const T* dy, const T* x, const T* edge, con
 
 // counts[label * num_classes + prediction] += 1 for every pixel whose label is not ignored.
 //   prediction, label  (pixels) uint8 or int64
-//   counts             (num_classes, num_classes) int64, zeroed by the caller    output
-//   outside            int64, zeroed by the caller: the pixels that are outside 0..num_classes-1 in either    output
+//   counts             (num_classes, num_classes) int64    output
+//   outside            int64: the pixels that are outside 0..num_classes-1 in either    output
 // Integer sums: the same whatever the order.
 template <class L>
 void confusion_matrix(Cpu, const L* prediction, const L* label, int64_t pixels, int64_t num_classes,

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+import repro.ops  # noqa: F401  registers the operators
+
 # What the package and its tests import at their heads: a bare machine with a GPU may lack it.
 OTHERS = {"PIL", "google", "h5py", "html5lib", "jinja2", "markdown_it", "markupsafe", "matplotlib", "scipy", "tqdm"}
 GOLDEN = Path(os.environ.get("REPRO_GOLDEN", Path(__file__).parent / "golden"))
+
+# `make emulated`: the operators of CPU tensors run the CUDA side on the host (tests/emulated).
+EMULATED = torch._C._dispatch_has_kernel("repro_emulated::launches")
+cpu_kernels_only = pytest.mark.skipif(EMULATED, reason="holds for the CPU's kernels, not for CUDA's")
+slow_emulated = pytest.mark.skipif(EMULATED, reason="takes minutes where the host runs every CUDA thread by itself")
+cuda_kernels_only = pytest.mark.skipif(not EMULATED, reason="needs the CUDA kernels on the host: make emulated")
 
 
 def golden(name: str) -> dict[str, np.ndarray]:

@@ -65,6 +65,16 @@ def test_any_shape_type_and_stride_counts_as_numpy_does(device, shape, classes, 
     assert outside.item() == ((label != 100) & ~inside).sum()
 
 
+@pytest.mark.parametrize("classes", [32, 33, 81, 91])  # a block on CUDA has 1024 counters, 8192 or none
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_maps_that_begin_anywhere_in_memory(classes, dtype, device):
+    maps = [torch.randint(0, classes + 2, (518,)).to(device, dtype)[1:] for _ in range(2)]
+    counts, outside = confusion_matrix(*maps, classes)
+    expected, expected_outside = reference.confusion_matrix(*maps, classes)
+    assert torch.equal(counts, expected)
+    assert outside == expected_outside
+
+
 def test_many_pixels_of_one_kind_are_all_counted(device):
     label = torch.ones(3, 513, 513, dtype=torch.uint8, device=device)
     counts, outside = confusion_matrix(label, label, 21)

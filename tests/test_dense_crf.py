@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import golden
+from conftest import cpu_kernels_only, golden, slow_emulated
 from op_inputs import LAYOUTS, laid_out, sparse_pictures
 
 from repro.bench import lattice
@@ -57,6 +57,7 @@ def assert_is_caffes(found, key):
         assert found.astype(np.float64).sum(axis=(0, 2, 3)) == pytest.approx(LARGE[f"{key}/class_mass"], rel=1e-9)
 
 
+@slow_emulated
 @pytest.mark.parametrize("case", LARGE["case_names"].tolist())
 def test_larger_pictures_equal_caffe_bit_for_bit(case, device):
     scores, image = large(case, device)
@@ -231,6 +232,7 @@ def test_compiles_without_a_graph_break(device):
     assert torch.equal(torch.compile(label, backend="aot_eager", fullgraph=True)(*given), label(*given))
 
 
+@cpu_kernels_only  # the host runs one CUDA thread at a time
 def test_other_python_threads_go_on():
     """As the test stage needs it, which runs the network beside it."""
     scores, image = pictures(1, 21, 200, 200)
@@ -243,6 +245,7 @@ def test_other_python_threads_go_on():
     assert woken >= 10  # of some hundred; two if the interpreter's lock were held
 
 
+@cpu_kernels_only  # the host runs one CUDA thread at a time
 def test_the_interpreters_threads_may_share_it():
     given = [pictures(1, 4, 30, 40) for _ in range(4)]
     expected = [dense_crf(*pair, 3, *SMALL_SETTING) for pair in given]

@@ -1,11 +1,17 @@
-"""The domain transform: by hand, against Caffe, against the float64 reference, and as an operator; the CUDA kernel on the host beside it."""
+"""The domain transform: by hand, against Caffe, against the float64 reference, and as an operator."""
 
 import math
 
 import pytest
 import torch
-from conftest import assert_as_exact_as_reference, assert_close, assert_equals_caffe, golden
-from emulated_cuda import emulated_kernels
+from conftest import (
+    assert_as_exact_as_reference,
+    assert_close,
+    assert_equals_caffe,
+    cpu_kernels_only,
+    cuda_kernels_only,
+    golden,
+)
 from op_inputs import LAYOUTS, laid_out
 
 from repro.ops import domain_transform, reference
@@ -20,12 +26,6 @@ DTYPES = pytest.mark.parametrize("dtype", FLOORS, ids=lambda dtype: str(dtype).r
 NUMBERS = (3, 20.0, 2.0, 0.0)  # num_iter, spatial_sigma, range_sigma, min_weight
 BACKWARD = torch.ops.repro.domain_transform_backward
 LOG2 = math.log(2)
-
-
-def on_cuda(x, edge, dy, *arguments):
-    """y, dx and dedge by the CUDA kernels."""
-    kernels = emulated_kernels()
-    return kernels.domain_transform(x, edge, *arguments), *kernels.domain_transform_backward(dy, x, edge, *arguments)
 
 
 def caffe_case(case, dtype, device="cpu"):
@@ -92,26 +92,14 @@ def test_equals_caffe(op, case, device):
         assert_equals_caffe(low, high, CAFFE, f"{case}/{name}")
 
 
-@CASES
-def test_cuda_kernel_equals_caffe_in_the_cpus_bits(case):
-    """Forward and towards x nothing is summed over channels: one order of rounding, whichever kernel runs."""
-    results = []
-    for dtype in (torch.float32, torch.float64):
-        x, edge, dy, arguments = caffe_case(case, dtype)
-        results.append(on_cuda(x, edge, dy, *arguments))
-        cpu = differentiate(domain_transform, x, edge, dy, *arguments)
-        assert torch.equal(cpu[0], results[-1][0])
-        assert torch.equal(cpu[1], results[-1][1])
-    for name, low, high in zip(("y", "dx", "dref"), *results, strict=True):
-        assert_equals_caffe(low, high, CAFFE, f"{case}/{name}")
-
-
 SHAPES = pytest.mark.parametrize(
     ("n", "c", "size", "valid_size"),
     [
         (1, 21, (19, 23), None),
         (2, 7, (9, 14), [[9, 14], [5, 3]]),
         (1, 1, (33, 40), None),
+        (1, 1, (3, 140), None),
+        (3, 3, (2, 3), [[0, 3], [2, 1], [1, 3]]),
         (2, 8, (6, 5), [[0, 5], [6, 1]]),
         (1, 33, (7, 9), [[1, 9]]),
         (1, 91, (5, 6), None),
@@ -133,31 +121,10 @@ def test_agrees_with_the_float64_reference(dtype, n, c, size, valid_size, device
     assert_as_exact(found, x, edge, dy, arguments, dtype)
 
 
-@DTYPES
-@pytest.mark.parametrize(  # small, since the host runs every thread by itself
-    ("n", "c", "size", "valid_size"),
-    [
-        (1, 21, (5, 11), None),
-        (2, 7, (6, 4), [[6, 4], [5, 3]]),
-        (1, 1, (3, 140), None),
-        (3, 3, (2, 3), [[0, 3], [2, 1], [1, 3]]),
-        (1, 33, (3, 4), None),
-        (2, 3, (1, 1), None),
-        (0, 4, (3, 3), None),
-        (2, 0, (3, 4), [[2, 2], [3, 4]]),
-    ],
-    ids=str,
-)
-def test_cuda_kernel_agrees_with_the_float64_reference(dtype, n, c, size, valid_size):
-    x, edge, dy, arguments = random_case(dtype, n, c, size, valid_size)
-    assert_as_exact(on_cuda(x, edge, dy, *arguments), x, edge, dy, arguments, dtype)
-
-
 @pytest.mark.parametrize("num_iter", [1, 2, 5])
 def test_any_number_of_iterations(num_iter):
     x, edge, dy, arguments = random_case(torch.float32, 1, 9, (12, 11), num_iter=num_iter)
     assert_as_exact(differentiate(domain_transform, x, edge, dy, *arguments), x, edge, dy, arguments, torch.float32)
-    assert_as_exact(on_cuda(x, edge, dy, *arguments), x, edge, dy, arguments, torch.float32)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -198,7 +165,6 @@ def test_the_derivative_of_a_clipped_weight_is_taken_as_if_it_were_not():
     for found in (
         differentiate(domain_transform, x, edge, dy, 1, 4.0, 2.0, 0.25),
         differentiate(reference.domain_transform, x, edge, dy, 1, 4.0, 2.0, 0.25),
-        on_cuda(x, edge, dy, 1, 4.0, 2.0, 0.25),
     ):
         assert found[0].tolist() == [[[[0.8125, 0.25]]]]  # 1/4 there; 1 + (1/4 - 1) / 4 back
         assert_close(found[2], torch.tensor([[[[0.0, -math.sqrt(2) / 4 * 2 * 0.25]]]], dtype=torch.float64), 1e-15)
@@ -246,20 +212,21 @@ def test_what_is_no_number(where, bad, dtype):
     for y in (
         domain_transform(x, edge, *arguments),
         reference.domain_transform(x, edge, *arguments),
-        emulated_kernels().domain_transform(x, edge, *arguments),
     ):
         assert torch.equal(y.isnan(), truth.isnan())
         assert torch.equal(y.isinf() * y.sign(), (truth.isinf() * truth.sign()).to(dtype))
     if where == "edge" and math.isinf(bad):
         assert truth.isfinite().all()
         other = torch.where(edge == bad, torch.tensor(1e4 if bad > 0 else -1e3).to(dtype), edge)
-        assert torch.equal(y, emulated_kernels().domain_transform(x, other, *arguments))
+        assert torch.equal(domain_transform(x, edge, *arguments), domain_transform(x, other, *arguments))
 
 
+@cuda_kernels_only
 def test_a_valid_size_beyond_the_map_is_nan_where_asking_would_wait():
     x, edge, dy, _ = random_case(torch.float32, 3, 2, (3, 4))
     for beyond in ([4, 4], [3, 5], [-1, 2]):
-        y, dx, dedge = on_cuda(x, edge, dy, *NUMBERS, torch.tensor([[3, 4], beyond, [3, 4]]))
+        arguments = *NUMBERS, torch.tensor([[3, 4], beyond, [3, 4]])
+        y, dx, dedge = differentiate(domain_transform, x, edge, dy, *arguments)
         for result in (y, dx, dedge):
             assert result[1].isnan().all()
             assert result[::2].isfinite().all()
@@ -304,8 +271,16 @@ SIZES = torch.tensor([[4, 5], [4, 5]])
             {"valid_size": SIZES[0]},
             r"valid_size must be int64 of shape \(N=2, 2\); got (Long|torch.int64) of shape \[2\]; give each",
         ),
-        ({"valid_size": SIZES + 1}, r"valid_size must lie within the map of 4 x 5; got 5 x 6 for image 0; give the"),
-        ({"valid_size": -SIZES}, r"valid_size must lie within the map of 4 x 5; got -4 x -5 for image 0; give the"),
+        pytest.param(
+            {"valid_size": SIZES + 1},
+            r"valid_size must lie within the map of 4 x 5; got 5 x 6 for image 0; give the",
+            marks=cpu_kernels_only,
+        ),
+        pytest.param(
+            {"valid_size": -SIZES},
+            r"valid_size must lie within the map of 4 x 5; got -4 x -5 for image 0; give the",
+            marks=cpu_kernels_only,
+        ),
         ({"edge": EDGE.to("meta")}, r"all tensors must be on one device; got cpu, meta; move them with \.to\(\)"),
     ],
 )

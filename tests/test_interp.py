@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import assert_equals_caffe, golden
+from conftest import assert_close, assert_equals_caffe, golden
 from drawn import given, settings, st
 from op_inputs import LAYOUTS, SIZES, assert_rounded_like_reference, laid_out, largest_adjoint, peak
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -92,6 +92,13 @@ def test_the_references_ratio_is_a_float32_quotient_of_the_host(device):
     source = np.arange(50, dtype=np.float32) * (np.float32(21) / np.float32(49))
     assert np.array_equal(w_hi.cpu().numpy(), source - np.floor(source))
     assert torch.equal(y, interp(x, (50, 93)))
+
+
+def test_an_input_with_many_readers(device):  # more than a block on CUDA keeps the weights of at a time
+    dy = torch.randn(1, 1, 70, 520, dtype=torch.float64, device=device)
+    x = torch.zeros(1, 1, 2, 2, dtype=torch.float64, device=device, requires_grad=True)
+    reference.interp(x, (70, 520)).backward(dy)
+    assert_close(torch.ops.repro.interp_backward(dy, (2, 2)), x.grad, 1e-13)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_equals_caffe, golden
+from conftest import assert_equals_caffe, cpu_kernels_only, golden
 from drawn import given, settings, st
 from op_inputs import LAYOUTS, SIZES, assert_rounded_like_reference, laid_out, largest_adjoint, peak
 
@@ -56,6 +56,7 @@ def test_equals_caffe(op, case, device):
         assert_equals_caffe(low, results[1][name], CAFFE, f"{case}/{name}")
 
 
+@cpu_kernels_only
 @pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("attention")])
 def test_cpu_kernel_equals_caffe_to_the_last_bit(case):
     mode, scores, _, dmerged = caffe_case(case, torch.float32, "cpu")

@@ -1,4 +1,4 @@
-"""NaN, infinity and numbers near the limits of float32: the kernels of both devices and the references do what csrc/ops.h promises, for every element type.
+"""NaN, infinity and numbers near the limits of float32: the kernels and the references do what csrc/ops.h promises, for every element type.
 
 Truth is the float64 reference of the same stored numbers, itself held to values by hand."""
 
@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from emulated_cuda import emulated_kernels
 
 from repro import ops
 from repro.ops import reference
@@ -55,7 +54,7 @@ def differentiate(results, leaves):
     return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
 
 
-def compare(run, inputs, dtype, emulate=None):
+def compare(run, inputs, dtype):
     """Results and gradients of `run(implementation, leaves)`: of the kernel and of the reference in the dtype against the reference in float64."""
     found = {}
     for name, implementation, computed in (
@@ -64,8 +63,6 @@ def compare(run, inputs, dtype, emulate=None):
         leaves = [x.to(computed, copy=True).requires_grad_() for x in inputs]
         results = run(implementation, leaves)
         found[name] = [*(result.detach() for result in results), *differentiate(results, leaves)]
-    if emulate is not None:
-        found["CUDA kernel"] = emulate()
     for name in found:
         for k, (actual, truth) in enumerate(zip(found[name], found["truth"], strict=True)):
             assert_same(actual, truth, dtype, f"{name}, result {k}")
@@ -78,12 +75,7 @@ def compare(run, inputs, dtype, emulate=None):
 def test_interp(bad, place, size, dtype):
     x = spoilt(*maps(CLASSES, [(5, 4)], dtype), bad, place)
 
-    def on_cuda():
-        kernels = emulated_kernels()
-        y = kernels.interp(x, size)
-        return [y, kernels.interp_backward(torch.ones_like(y), x.shape[2:])]
-
-    compare(lambda implementation, leaves: [implementation.interp(leaves[0], size)], [x], dtype, on_cuda)
+    compare(lambda implementation, leaves: [implementation.interp(leaves[0], size)], [x], dtype)
 
 
 @DTYPES
@@ -100,15 +92,6 @@ def test_merge_scores(bad, place, mode, which, dtype):
         results = implementation.merge_scores(leaves[:4], *leaves[4:], mode=mode)
         return [result for result in results if result is not None]
 
-    def on_cuda():
-        kernels = emulated_kernels()
-        results = [r for r in kernels.merge_scores(scores, *(logits or [None]), mode, SIZES[0]) if r is not None]
-        ones = [torch.ones_like(r) for r in results]
-        dscores, dlogits = kernels.merge_scores_backward(
-            *ones, *[None] * (2 - len(ones)), scores, *(logits or [None]), mode
-        )
-        return [*results, *dscores, *([kernels.interp_backward(dlogits, (3, 3))] if logits else [])]
-
     if "large" in bad and mode == "attention":  # its gradient is a difference of large numbers
         with torch.no_grad():
             truth = run(reference, [x.double() for x in (*scores, *logits)])
@@ -116,7 +99,7 @@ def test_merge_scores(bad, place, mode, which, dtype):
                 for actual, expected in zip(run(implementation, [*scores, *logits]), truth, strict=True):
                     assert_same(actual, expected, dtype, mode)
         return
-    compare(run, [*scores, *logits], dtype, on_cuda)
+    compare(run, [*scores, *logits], dtype)
 
 
 @DTYPES
@@ -125,13 +108,7 @@ def test_merge_scores(bad, place, mode, which, dtype):
 def test_merge_scores_where_a_logit_is_no_number(bad, place, dtype):
     scores, logits = maps(CLASSES, SIZES, dtype), spoilt(*maps(len(SIZES), [(5, 4)], dtype), bad, place)
 
-    def on_cuda():
-        kernels = emulated_kernels()
-        results = kernels.merge_scores(scores, logits, "attention", SIZES[0])
-        dscores, dlogits = kernels.merge_scores_backward(*map(torch.ones_like, results), scores, logits, "attention")
-        return [*results, *dscores, dlogits]
-
-    compare(lambda module, leaves: module.merge_scores(leaves[:4], leaves[4]), [*scores, logits], dtype, on_cuda)
+    compare(lambda module, leaves: module.merge_scores(leaves[:4], leaves[4]), [*scores, logits], dtype)
 
 
 @DTYPES
@@ -143,7 +120,6 @@ def test_predict(bad, place, size, dtype):
     arguments = {"mode": "average", "size": size, "probability": True}
     labels, probability = reference.predict([x.double()], **arguments)
     found = {"kernel": ops.predict([x], **arguments), "reference": reference.predict([x], **arguments)}
-    found["CUDA kernel"] = emulated_kernels().predict(x, size, size, True)
     for name, (actual, sureness) in found.items():
         assert torch.equal(actual, labels), name
         if "large" in bad:  # beside whose rounding the classes' differences are small
@@ -162,12 +138,7 @@ def test_segmentation_loss(bad, place, labelled, shrink, image, dtype):
     labels = torch.randint(0, CLASSES, (1, *image))
     labels[:, : image[0] // 2] = labelled
 
-    def on_cuda():
-        kernels = emulated_kernels()
-        loss, _, dgrid = kernels.segmentation_loss(x, labels, shrink)
-        return [loss, dgrid if shrink == 1 else kernels.interp_backward(dgrid, x.shape[2:])]
-
-    compare(lambda module, leaves: [module.segmentation_loss(leaves[0], labels, shrink)], [x], dtype, on_cuda)
+    compare(lambda module, leaves: [module.segmentation_loss(leaves[0], labels, shrink)], [x], dtype)
 
 
 MODULES = pytest.mark.parametrize("module", [ops, reference], ids=["kernel", "reference"])
@@ -262,4 +233,3 @@ def test_float64_scores_below_float32s_range(module, lowest):
     scores = torch.full((1, 3, 1, 1), lowest, dtype=torch.float64)
     labels = torch.zeros(1, 1, 1, dtype=torch.uint8)
     assert module.segmentation_loss(scores, labels, 1).item() == pytest.approx(math.log(3))
-    assert emulated_kernels().segmentation_loss(scores, labels, 1)[0].item() == pytest.approx(math.log(3))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import assert_close, assert_equals_caffe, golden
+from conftest import assert_close, assert_equals_caffe, cpu_kernels_only, cuda_kernels_only, golden
 from drawn import given, settings, st
 from op_inputs import LAYOUTS, SIZES, assert_rounded_like_reference, laid_out, largest_adjoint, peak
 
@@ -262,13 +262,6 @@ ONE, LABELS = torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3, dtype=torch.uint8)
             0,
             r"segmentation_loss: height - 1 and width - 1 of the labels must be multiples of 0; got shape",
         ),
-        (
-            ONE,
-            LABELS + 2,
-            1,
-            r"segmentation_loss: labels must be 0..1 or 255; got another; check the number of classes",
-        ),
-        (ONE, LABELS.long() - 1, 1, r"segmentation_loss: labels must be 0..1 or 255; got another; check the number"),
         (ONE, LABELS.to("meta"), 1, r"segmentation_loss: all tensors must be on one device; got cpu, meta; move them"),
     ],
 )
@@ -278,3 +271,21 @@ def test_messages(scores, labels, shrink, message):
     if "multiples" in message or "device" in message:
         with pytest.raises(ValueError, match=message):
             reference.segmentation_loss(scores, labels, shrink)
+
+
+UNKNOWN = pytest.mark.parametrize("labels", [LABELS + 2, LABELS.long() - 1], ids=["2", "-1"])
+
+
+@cpu_kernels_only
+@UNKNOWN
+def test_a_label_that_is_no_class_is_an_error(labels):
+    with pytest.raises(ValueError, match=r"^segmentation_loss: labels must be 0..1 or 255; got another; check the nu"):
+        segmentation_loss(ONE, labels, 1)
+
+
+@cuda_kernels_only
+@UNKNOWN
+def test_a_label_that_is_no_class_makes_the_loss_nan_where_asking_would_wait(labels):
+    loss, dscores, _ = torch.ops.repro.segmentation_loss(ONE, labels, 1, 255, True)
+    assert loss.isnan()
+    assert dscores.isnan().all()

@@ -2,6 +2,7 @@
 // label maps once.
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <mutex>
 #include <vector>
 
@@ -12,6 +13,8 @@ namespace repro {
 template <class L>
 void confusion_matrix(Cpu, const L* prediction, const L* label, int64_t pixels, int64_t num_classes,
                       int64_t ignore_label, int64_t* counts, int64_t* outside) {
+  std::fill_n(counts, num_classes * num_classes, 0);
+  *outside = 0;
   std::mutex adding;
   at::parallel_for(0, pixels, 65536, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> own(num_classes * num_classes);

@@ -116,6 +116,7 @@ template <class L>
 void count_labels(Cpu, const L* labels, Size image, int64_t N, int64_t C, int64_t shrink, int64_t ignore_label,
                   int64_t* counts) {
   const Size grid{(image.H - 1) / shrink + 1, (image.W - 1) / shrink + 1};
+  counts[0] = counts[1] = 0;
   std::mutex adding;
   at::parallel_for(0, N * grid.H, rows_per_task(grid.W), [&](int64_t begin, int64_t end) {
     int64_t valid = 0;
@@ -136,7 +137,7 @@ void count_labels(Cpu, const L* labels, Size image, int64_t N, int64_t C, int64_
 
 template <class T, class L>
 void segmentation_loss(Cpu, const T* scores, Size in, const L* labels, Size image, int64_t N, int64_t C, int64_t shrink,
-                       int64_t ignore_label, const int64_t* counts, double* terms, double* loss, T* dgrid) {
+                       int64_t ignore_label, int64_t* counts, double* terms, double* loss, T* dgrid) {
   const Size grid{(image.H - 1) / shrink + 1, (image.W - 1) / shrink + 1};
   const MapTaps<acc_t<T>> taps(in, grid);
   const auto normaliser = static_cast<double>(std::max<int64_t>(1, counts[0]));
@@ -151,7 +152,7 @@ void segmentation_loss(Cpu, const T* scores, Size in, const L* labels, Size imag
 
 #define INSTANTIATE_FOR(T, L)                                                                                    \
   template void segmentation_loss<T, L>(Cpu, const T*, Size, const L*, Size, int64_t, int64_t, int64_t, int64_t, \
-                                        const int64_t*, double*, double*, T*);
+                                        int64_t*, double*, double*, T*);
 #define INSTANTIATE(T)        \
   INSTANTIATE_FOR(T, uint8_t) \
   INSTANTIATE_FOR(T, int64_t)

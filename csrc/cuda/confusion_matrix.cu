@@ -1,19 +1,18 @@
-// The confusion matrix on CUDA in one launch. A thread reads 16 bytes of labels and of predictions at a time. Where the
-// matrix fits into shared memory, each block counts there and adds its counts to the result at the end; else threads
-// add to the result directly. Atomics on integers only: their sums are the same in any order. Bytes: both label maps
-// once.
+// The confusion matrix on CUDA in two launches. One zeroes the counts; then a thread reads 16 bytes of labels and of
+// predictions at a time. Where the matrix fits into shared memory, each block counts there and adds its counts to the
+// result at the end; else threads add to the result directly. Atomics on integers only: their sums are the same in any
+// order. Bytes: both label maps once.
 #include <algorithm>
 
-#include "launch.cuh"
-#include "tile.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/tile.cuh"
 
 namespace repro {
 
 namespace {
 
 constexpr int kBlock = 256;
-constexpr int kPacks = 4;          // of 16 bytes, per thread, before a block has more than one round
-constexpr int64_t kBlocks = 1024;  // at most; each of them adds up to kBins counts at its end
+constexpr int64_t kBlocks = 1024;  // at most; beyond, a thread has more than 16 bytes of each map
 
 template <class L>
 struct alignas(16) Pack {
@@ -22,6 +21,12 @@ struct alignas(16) Pack {
 
 __device__ void add(int64_t* to, uint64_t count) {
   atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(count));
+}
+
+__global__ void __launch_bounds__(kBlock) zero_kernel(int64_t cells, int64_t* counts, int64_t* outside) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  for (int64_t k = first; k < cells; k += static_cast<int64_t>(gridDim.x) * kBlock) counts[k] = 0;
+  if (first == 0) *outside = 0;
 }
 
 // kBins: counters in shared memory, at least num_classes^2; 0: none, the counts lie in global memory only.
@@ -72,9 +77,10 @@ void confusion_matrix(Cuda device, const L* prediction, const L* label, int64_t 
                       int64_t ignore_label, int64_t* counts, int64_t* outside) {
   const auto bits = reinterpret_cast<uintptr_t>(prediction) | reinterpret_cast<uintptr_t>(label);
   const bool aligned = bits % sizeof(Pack<L>) == 0;
-  const int64_t of_block = kBlock * kPacks * (aligned ? 16 / static_cast<int64_t>(sizeof(L)) : 1);
+  const int64_t of_block = kBlock * (aligned ? 16 / static_cast<int64_t>(sizeof(L)) : 1);
   const int64_t blocks = std::min(ceil_div(pixels, of_block), kBlocks);
   const int64_t cells = num_classes * num_classes;
+  launch(device, std::min(ceil_div(cells, kBlock), kBlocks), kBlock, zero_kernel, cells, counts, outside);
   const auto kernel = cells <= 1024   ? confusion_kernel<L, 1024>
                       : cells <= 8192 ? confusion_kernel<L, 8192>
                                       : confusion_kernel<L, 0>;

@@ -5,7 +5,7 @@
 // probabilities. The same bits as on the CPU. Scratch is sized by the most vertices that an image may have, so that
 // nothing waits for the device. Bytes an iteration: 16 (D + 1) a pixel and lattice, its rows of values D + 1 times for
 // either way, scores and probabilities once.
-#include "permutohedral.cuh"
+#include "cuda/permutohedral.cuh"
 
 namespace repro {
 

@@ -4,8 +4,8 @@
 // map four times read and written, half of it from cache. No atomics.
 #include <cmath>
 
-#include "filter_lines.cuh"
-#include "launch.cuh"
+#include "cuda/filter_lines.cuh"
+#include "cuda/launch.cuh"
 
 namespace repro {
 

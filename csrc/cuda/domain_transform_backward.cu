@@ -5,9 +5,9 @@
 // weights' gradient is. Memory: K + 2 maps and three planes of all images. No atomics.
 #include <cmath>
 
-#include "filter_lines.cuh"
-#include "lanes.cuh"
-#include "launch.cuh"
+#include "cuda/filter_lines.cuh"
+#include "cuda/lanes.cuh"
+#include "cuda/launch.cuh"
 
 namespace repro {
 

@@ -3,8 +3,8 @@
 
 #include <type_traits>
 
+#include "cuda/tile.cuh"
 #include "shared/domain_transform.h"
-#include "tile.cuh"
 
 namespace repro {
 

@@ -3,7 +3,7 @@
 // and columns in Caffe's order, without those of weight 0; no atomics.
 #pragma once
 
-#include "tile.cuh"
+#include "cuda/tile.cuh"
 
 namespace repro {
 

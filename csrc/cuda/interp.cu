@@ -1,9 +1,9 @@
 // Interp and its adjoint on CUDA. Forward: a block owns kThreads elements of kRows rows of the result; a thread owns
 // one channel of one column and walks down (tile.cuh). Backward: gather.cuh. Bytes: the input once (rows at the border
 // of two runs again, from cache), the output once. No atomics.
-#include "gather.cuh"
-#include "launch.cuh"
-#include "tile.cuh"
+#include "cuda/gather.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/tile.cuh"
 
 namespace repro {
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "tile.cuh"
+#include "cuda/tile.cuh"
 
 namespace repro {
 

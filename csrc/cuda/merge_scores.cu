@@ -3,8 +3,8 @@
 // thread owns one channel of one column and walks down all S maps (tile.cuh). Bytes: each map and the logits once (rows
 // at the border of two runs again, from cache), the merged map once, the weights once where they are wanted. No
 // atomics.
-#include "launch.cuh"
-#include "merge_scores.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/merge_scores.cuh"
 
 namespace repro {
 

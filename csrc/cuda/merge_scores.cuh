@@ -3,7 +3,7 @@
 
 #include <stdexcept>
 
-#include "tile.cuh"
+#include "cuda/tile.cuh"
 
 namespace repro {
 

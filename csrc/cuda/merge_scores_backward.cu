@@ -3,10 +3,10 @@
 // dlogits. Or max: the merge again, keeping which map won. Then one launch gathers (gather.cuh) the gradients of all
 // score maps: every block belongs to one map. Bytes: first the maps, the logits and dmerged once, the scratch once;
 // then dmerged and the scratch once per map (the overlap of gathers from cache), every gradient once. No atomics.
-#include "gather.cuh"
-#include "lanes.cuh"
-#include "launch.cuh"
-#include "merge_scores.cuh"
+#include "cuda/gather.cuh"
+#include "cuda/lanes.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/merge_scores.cuh"
 
 namespace repro {
 

@@ -6,9 +6,9 @@
 
 #include <algorithm>
 
-#include "launch.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/tile.cuh"
 #include "shared/permutohedral.h"
-#include "tile.cuh"
 
 namespace repro {
 

@@ -2,8 +2,8 @@
 // walking down the column (tile.cuh); best score and label of each pixel stay in registers. Bytes: the map once
 // (neighbouring pixels share it through cache), the labels once, the probabilities once; the enlarged scores exist
 // nowhere. No atomics.
-#include "launch.cuh"
-#include "tile.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/tile.cuh"
 
 namespace repro {
 

@@ -25,8 +25,8 @@ std::tuple<Tensor, Tensor> confusion_matrix_op(const Tensor& prediction, const T
     from = from.to(at::kLong);
     to = to.to(at::kLong);
   }
-  const Tensor counts = at::zeros({num_classes, num_classes}, label.options().dtype(at::kLong));
-  const Tensor outside = at::zeros({}, counts.options());
+  const Tensor counts = at::empty({num_classes, num_classes}, label.options().dtype(at::kLong));
+  const Tensor outside = at::empty({}, counts.options());
   dispatch_labels(to, [&](const auto* pixels) {
     using L = std::remove_cvref_t<decltype(*pixels)>;
     confusion_matrix(on.device, from.const_data_ptr<L>(), pixels, to.numel(), num_classes, ignore_label,

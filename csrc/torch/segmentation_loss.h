@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor> segmentation_loss_op(const Tensor& scores, co
   const Size grid{(image.H - 1) / shrink + 1, (image.W - 1) / shrink + 1};
   const Tensor dense_scores = dense(scores);
   const Tensor dense_labels = check_labels(op, "labels", labels);
-  const Tensor counts = at::zeros({2}, scores.options().dtype(at::kLong));  // valid positions, unknown labels
+  const Tensor counts = at::empty({counts_of_loss(on.device)}, scores.options().dtype(at::kLong));
   const Tensor loss = at::empty({}, scores.options().dtype(at::kDouble));
   const Tensor terms = at::empty({N, grid.H}, loss.options());
   Tensor dscores = empty_map(gradient ? N : 0, C, grid, scores.options());

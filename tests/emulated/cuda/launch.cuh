@@ -3,6 +3,7 @@
 // is not there yet, since a fiber never runs beside another; a barrier that some threads do not reach ends the program.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -28,20 +29,23 @@ inline Index threadIdx, blockIdx, gridDim;
 namespace emulated {
 
 inline bool reversed = false;  // the order in which the threads of a block, and the blocks, run
-inline unsigned launches = 0;  // since the library was loaded
+inline int64_t launches = 0;   // since the library was loaded
 
 enum class State { ready, at_warp, at_block, done };
 
+// One thread of a block, and of every later block: its function never returns.
 struct Fiber {
   static constexpr size_t kStack = 256 << 10;
   std::unique_ptr<char[]> stack{new char[kStack]};
-  ucontext_t context;
+  ucontext_t context;  // where it begins
+  jmp_buf at;          // where it waits
+  bool begun = false;
   State state;
   char exchanged[8];  // what it offers to the other lanes of its warp
 };
 
 inline std::vector<Fiber> fibers;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline const std::function<void()>* body;
 
 inline Fiber& self() { return fibers[threadIdx.x]; }
@@ -49,12 +53,27 @@ inline Fiber& self() { return fibers[threadIdx.x]; }
 inline void wait(State state) {
   Fiber& fiber = self();
   fiber.state = state;
-  swapcontext(&fiber.context, &scheduler);
+  if (_setjmp(fiber.at) == 0) _longjmp(scheduler, 1);
 }
 
-inline void start() {
-  (*body)();
-  self().state = State::done;
+inline void live() {
+  for (;;) {
+    (*body)();
+    wait(State::done);
+  }
+}
+
+// Runs the thread until it waits. (swapcontext would ask the kernel for the signal mask each time.)
+inline void run_thread() {
+  Fiber& fiber = self();
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.begun) _longjmp(fiber.at, 1);
+  fiber.begun = true;
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = Fiber::kStack;
+  makecontext(&fiber.context, live, 0);
+  setcontext(&fiber.context);
 }
 
 // Whether threads [begin, end) all wait at `state` (the done ones aside, where they may be); then they go on.
@@ -72,18 +91,11 @@ inline bool release(size_t begin, size_t end, State state, bool done_may_be) {
 
 inline void run_block(unsigned threads) {
   if (fibers.size() < threads) fibers = std::vector<Fiber>(threads);
-  for (unsigned t = 0; t < threads; ++t) {
-    getcontext(&fibers[t].context);
-    fibers[t].context.uc_stack.ss_sp = fibers[t].stack.get();
-    fibers[t].context.uc_stack.ss_size = Fiber::kStack;
-    fibers[t].context.uc_link = &scheduler;
-    fibers[t].state = State::ready;
-    makecontext(&fibers[t].context, start, 0);
-  }
+  for (unsigned t = 0; t < threads; ++t) fibers[t].state = State::ready;
   for (bool going = true; going;) {
     for (unsigned k = 0; k < threads; ++k) {
       threadIdx.x = reversed ? threads - 1 - k : k;
-      if (self().state == State::ready) swapcontext(&scheduler, &self().context);
+      if (self().state == State::ready) run_thread();
     }
     going = false;
     for (unsigned warp = 0; warp < threads; warp += 32) going |= release(warp, warp + 32, State::at_warp, false);
@@ -99,6 +111,8 @@ inline void run_block(unsigned threads) {
 }  // namespace emulated
 
 inline void __syncthreads() { emulated::wait(emulated::State::at_block); }
+
+inline void __threadfence() {}  // one thread at a time sees everything
 
 template <class Value>
 Value __shfl_xor_sync(unsigned, Value value, int mask) {

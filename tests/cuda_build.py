@@ -1,0 +1,62 @@
+"""Builds the extension for CUDA, in a virtual environment of its own with a torch built for CUDA, and checks what it registers: `python tests/cuda_build.py`.
+
+No GPU is needed. Where nvcc or such a torch is missing, one line says so and nothing fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "build" / "cuda"
+PYTHON = FOLDER / "venv" / "bin" / "python"
+TORCH = "torch==2.14.1"  # on Linux a build for CUDA 13
+ARCHITECTURE = "9.0"
+CHECK = """
+import torch
+from repro import ops
+names = sorted(name for name in torch._C._dispatch_get_all_op_names() if name.startswith("repro::"))
+assert len(names) >= 10, names
+for name in names:
+    for key in ("CPU", "CUDA", "Meta"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, key), f"{name} has no kernel for {key}"
+print(f"cuda-build: {len(names)} operators, each with kernels for CPU, CUDA and Meta; torch {torch.__version__}")
+"""
+
+
+def left_out(reason: str) -> int:
+    print(f"cuda-build: left out: {reason}")
+    return 0
+
+
+def main() -> int:
+    """Returns 1 where the build or the check failed."""
+    if shutil.which("nvcc") is None:
+        return left_out("nvcc is not on PATH")
+    if not PYTHON.exists():
+        subprocess.run([sys.executable, "-m", "venv", FOLDER / "venv"], check=True)
+    packages = [TORCH, "numpy", "setuptools", "wheel", "ninja"]
+    if subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", *packages]).returncode:
+        return left_out(f"{TORCH} cannot be installed")
+    asked = [PYTHON, "-c", "import torch; print(torch.version.cuda)"]
+    version = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    if version == "None":
+        return left_out(f"the {TORCH} that installs is not built for CUDA")
+    environment = os.environ | {
+        "PATH": f"{PYTHON.parent}:{os.environ['PATH']}",  # ninja
+        "REPRO_CUDA": "1",
+        "TORCH_CUDA_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", ARCHITECTURE),
+    }
+    shutil.copytree(ROOT / "repro", FOLDER / "repro", ignore=shutil.ignore_patterns("_C*"), dirs_exist_ok=True)
+    command = [PYTHON, "setup.py", "--quiet", "build_ext", "--build-lib", FOLDER, "--build-temp", FOLDER / "temp"]
+    if subprocess.run(command, cwd=ROOT, env=environment).returncode:
+        return 1
+    return subprocess.run([PYTHON, "-P", "-W", "error", "-c", CHECK], env=environment | {"PYTHONPATH": str(FOLDER)}).returncode  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
