@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 T = TypeVar("T")
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# A process may wait for long, such as for the first one, which looks all data through. One that has died is noticed at once: its connections close.
+# A process may wait for long, such as for the first one, which looks all data through. One that has died is noticed at once by whoever waits in gloo: its connections close.
 _PATIENCE = timedelta(days=1)
 
 
@@ -124,10 +124,14 @@ def joined(device: str) -> Iterator[None]:
     if not launched():
         yield
         return
-    store, number, count = next(dist.rendezvous("env://", timeout=_PATIENCE))
-    store = _fresh(store, number, count)
-    backend = "cpu:gloo,cuda:nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=_PATIENCE)
+    try:
+        store, number, count = next(dist.rendezvous("env://", timeout=_PATIENCE))
+        store = _fresh(store, number, count)
+        backend = "cpu:gloo,cuda:nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=_PATIENCE)
+    except BaseException:
+        sys.stderr = sys.__stderr__  # nobody else can tell of it
+        raise
     try:
         yield
     except BaseException:
@@ -156,8 +160,8 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RuntimeError(
-            f"torchrun: all {world_size()} processes must live until the end; got one that was lost ({' '.join(str(error).split())[:200]}); "
-            "the same command goes on from the last snapshot, with torchrun's --max-restarts by itself"
+            f"torchrun: all {world_size()} processes must live and reach each other until the end; got {' '.join(str(error).split())[:200]}; "
+            "where one was lost, the same command goes on from the last snapshot, with torchrun's --max-restarts by itself"
         ) from error
 
 

@@ -28,24 +28,24 @@ print(f"cuda-build: {len(names)} operators, each with kernels for CPU, CUDA and 
 """
 
 
-def left_out(reason: str) -> int:
-    print(f"cuda-build: left out: {reason}")
-    return 0
+def not_built(reason: str) -> int:
+    print(f"cuda-build: not built: {reason}", file=sys.stderr)
+    return 1
 
 
 def main() -> int:
-    """Returns 1 where the build or the check failed."""
+    """Returns 0 where the extension was built and is complete, else 1: nobody asks for it by accident."""
     if shutil.which("nvcc") is None:
-        return left_out("nvcc is not on PATH")
+        return not_built("nvcc is not on PATH")
     if not PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", FOLDER / "venv"], check=True)
     packages = [TORCH, "numpy", "setuptools", "wheel", "ninja"]
     if subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", *packages]).returncode:
-        return left_out(f"{TORCH} cannot be installed")
+        return not_built(f"{TORCH} cannot be installed")
     asked = [PYTHON, "-c", "import torch; print(torch.version.cuda)"]
     version = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
     if version == "None":
-        return left_out(f"the {TORCH} that installs is not built for CUDA")
+        return not_built(f"the {TORCH} that installs is not built for CUDA")
     environment = os.environ | {
         "PATH": f"{PYTHON.parent}:{os.environ['PATH']}",  # ninja
         "REPRO_CUDA": "1",

@@ -125,6 +125,7 @@ def test_an_interrupted_run_goes_on_with_what_was_filled(command, tmp_path, monk
         ("fc6,", "--fill: must be layers' names, joined by commas; got 'fc6,'; for example --fill fc6,fc7"),
         ("fc6,fc9", "fill must name layers of the network; got fc9; choose from conv1_1 "),
         ("fc6,fc7,conv1_1", "must lack the layers to be filled; got conv1_1; leave them out of fill"),
+        ("fc6,fc6=filler", "fill.layers must differ; got ['fc6', 'fc6']; name each once"),
         ("fc6=zeros,fc7", "fill.fillers must be one of filler, unit_variance for each of fill.layers; got ['zeros', "),
     ],
 )

@@ -93,9 +93,11 @@ def test_without_evidence_or_with_a_rehearsal_alone_the_page_says_so(runs):
     assert NONE in html
     assert NONE in markdown
     write_json(runs / "gpu" / "evidence.json", {"format": 1, "rehearsal": True, "steps": STEPS})
+    cases.write_benchmark(runs).rename(runs / "gpu" / "bench-fp32.json")
     html, markdown, document = pages(runs)
     assert NONE in html
     assert NONE in markdown
+    assert json.loads(document)["benchmarks"] == []
     (left_out,) = json.loads(document)["not_used"]
     assert left_out["reason"] == "a rehearsal on the CPU: no evidence from a device"
 

@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
     wrong = [entry for entry in session.left_out if entry["contestant"] == "ours"]
     for entry in wrong:
         print(
-            f"error: {entry['op']} {entry['case']} {entry['direction']}: not measured: {entry['reason']}",
+            f"error: not measured: {entry['reason']}",
             file=sys.stderr,
         )
     return EXIT_NOT_MEASURED if wrong else 0

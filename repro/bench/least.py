@@ -7,23 +7,25 @@ from collections.abc import Callable
 import torch
 
 from repro.bench.agreement import Inputs
-from repro.bench.cases import Case
+from repro.bench.cases import FORWARD, Case
 
 
-@torch.no_grad()
-def least_work(case: Case, inputs: Inputs, results: list[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+def least_work(
+    case: Case, direction: str, inputs: Inputs, results: list[torch.Tensor]
+) -> Callable[[], list[torch.Tensor]]:
     """Makes a call that allocates an op's results and writes each once, and takes the exponentials that the op needs.
 
-    A result of an input's size is that input copied, so that it is read too; another one is filled. The gradient of a loss is torch.exp of the scores: one exponential for each
-    is the least that a softmax takes. What else the op reads, adds and multiplies is left out, so that nothing which gives these results in fresh memory is much faster.
+    A result of the size of an input that the op reads is that input copied; another one is filled. The gradient of a loss is torch.exp of the scores: one exponential for each
+    is what a softmax takes. What else the op reads, adds and multiplies is left out.
 
     Args:
         case: The case.
+        direction: One of the case's.
         inputs: As our operator has them.
         results: What it gave: shapes, types and layouts.
     """
     takes_softmax = case.op == "segmentation_loss"
-    sources = [*inputs.leaves(), *([] if inputs.gradient is None else [inputs.gradient])]
+    sources = [*inputs.leaves(), *([] if direction == FORWARD or inputs.gradient is None else [inputs.gradient])]
     matching = [next((s.detach() for s in sources if s.shape == r.shape and s.dtype == r.dtype), None) for r in results]
     kept = [torch.empty_like(inputs.maps[0])] if takes_softmax and len(results) == 1 else []
 

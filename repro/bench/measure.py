@@ -130,7 +130,7 @@ def _measure(case: Case, direction: str, session: Session, device: torch.device)
             continue
         calls[name] = calls_of_one
         if name == "ours":
-            least = least_work(case, own[0], results)
+            least = least_work(case, direction, own[0], results)
     if case.op == "domain_transform" and direction == FORWARD and device.type == "cpu":
         rival = opencv.find() if session.dtype == torch.float32 else None
         if rival is None:

@@ -224,6 +224,8 @@ def check(settings: dict[str, dict], where: str) -> None:
             f'{where}: solver.lr_policy must be "fixed", "step" or "poly"; got {solver["lr_policy"]!r}; correct it'
         )
     fill = settings.get("fill", {"layers": [], "fillers": []})
+    if len(set(fill["layers"])) != len(fill["layers"]):
+        raise ValueError(f"{where}: fill.layers must differ; got {fill['layers']}; name each once")
     if len(fill["layers"]) != len(fill["fillers"]) or not set(fill["fillers"]) <= set(FILLERS):
         raise ValueError(
             f"{where}: fill.fillers must be one of {', '.join(FILLERS)} for each of fill.layers; got {fill['fillers']} for {fill['layers']}; correct it"

@@ -108,6 +108,14 @@ def named_row(protocols: dict[str, Protocol], name: str) -> tuple[Protocol, Row]
     return next(((protocol, row) for row in protocol.rows if row.id == row_id), None) if protocol else None
 
 
+def _is_rehearsed(benchmark: Path) -> bool:
+    """Tells whether a benchmark lies beside the evidence of a rehearsal, whose trials on the CPU measured nothing."""
+    try:
+        return bool(read_evidence(benchmark.with_name(FILE))["rehearsal"])
+    except (FileNotFoundError, ValueError):  # none, or a damaged one, of which the page tells
+        return False
+
+
 def collect(folders: list[Path], kept: Path | None = None) -> Collection:
     """Reads everything below the folders.
 
@@ -141,9 +149,8 @@ def collect(folders: list[Path], kept: Path | None = None) -> Collection:
             except ValueError as error:
                 found.not_used.append((path, one_line(error)))
     for folder in dict.fromkeys([*folders, *([kept] if kept else [])]):
-        for path in sorted(
-            {*folder.glob("bench*.json"), *folder.glob("bench/*.json"), *folder.glob("gpu/bench*.json")}
-        ):
+        benches = {*folder.glob("bench*.json"), *folder.glob("bench/*.json"), *folder.glob("gpu/bench*.json")}
+        for path in sorted(path for path in benches if not _is_rehearsed(path)):
             try:
                 found.benchmarks.append((path, read_benchmark(path)))
             except ValueError as error:

@@ -67,6 +67,7 @@ def evidence(document: dict[str, Any], href: str) -> dict[str, Any]:
     return {
         "href": href,
         "device": ", ".join(dict.fromkeys(step["device_name"] for step in steps)),
+        "commits": ", ".join(dict.fromkeys(str(step.get("commit") or "unknown")[:12] for step in steps)),
         "counts": ", ".join(f"{number} {state}" for state, number in counts.items() if number),
         "steps": [
             {key: step[key] for key in ("name", "what", "state", "reason", "seconds")}

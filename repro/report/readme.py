@@ -60,7 +60,7 @@ def benchmark_table(path: Path) -> str:
     lines = [
         f"**Kernels** on {conditions['device_name']}, {conditions['threads']} threads, torch {conditions['versions']['torch']}, {conditions['dtype']}; medians in ms",
         "",
-        f"*{path.name}; eager is PyTorch on contiguous (NCHW) or channels_last maps; ratios are of medians in one run; least: to allocate and write our results, and to take the exponentials that they need*",
+        f"*{path.name}; eager is PyTorch on contiguous (NCHW) or channels_last maps; ratios are of medians in one run; least: to allocate our results and write each once, from an input of its size where there is one, and to take the exponentials that they need*",
         "",
         "| op | case | direction | eager | eager, channels_last | torch.compile | ours | least | of | must | measured |",
         "| :-- | :-- | :-- | --: | --: | --: | --: | --: | :-- | :-- | :-- |",

@@ -256,14 +256,15 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
     if rank() == 0:
         log("  " + load_weights(network, inputs.weights, max_iter == 0, filled_layers(job.row)))
     network.to(compute.device)
-    if rank() == 0 and max_iter > 0 and not snapshot.exists():
-        _fill(network, job, inputs, compute)
+    identity = training_identity(made_from, settings)
+    if max_iter > 0 and rank() == 0:
+        if "crf" in settings:
+            _take_over(identity, snapshot, options.out)
+        if not snapshot.exists():
+            _fill(network, job, inputs, compute)
     broadcast(network.parameters())
     curve, seconds, sittings = [], 0.0, []
     if max_iter > 0:
-        identity = training_identity(made_from, settings)
-        if "crf" in settings and rank() == 0:
-            _take_over(identity, snapshot, options.out)
         sitting = Sitting(job.seed, identity, snapshot, compute, circumstances(compute.device), options.should_stop)
         training = Training(network, inputs.train, settings, sitting)
         _train(training, max_iter)

@@ -66,6 +66,7 @@ def training_stream(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    cache: bool = True,
 ) -> ImageSegData:
     """Makes the batches of a row's training, from one of them on.
 
@@ -76,6 +77,7 @@ def training_stream(
         start_batch: The number of batches passed over.
         workers: Processes that decode ahead; 0 decodes here.
         rank, world_size: Which share of every batch is made, and how many there are.
+        cache: Whether decoded images are kept.
     """
     transform = settings["transform"]
     return ImageSegData(
@@ -92,6 +94,7 @@ def training_stream(
         workers=workers,
         rank=rank,
         world_size=world_size,
+        cache=cache,
     )
 
 
@@ -160,9 +163,9 @@ class Training:
         table = self._settings["solver"]
         first = self.iteration * table["iter_size"]
         sitting = self._sitting
-        share = {"rank": rank(), "world_size": world_size()}
+        part = {"rank": rank(), "world_size": world_size()}
         stream = iter(
-            training_stream(self._items, self._settings, sitting.seed, first, sitting.compute.workers, **share)
+            training_stream(self._items, self._settings, sitting.seed, first, sitting.compute.workers, **part)
         )
         self._network.train()
         started, before = time.monotonic(), self.seconds
@@ -187,7 +190,7 @@ class Training:
         compute, iter_size = self._sitting.compute, self._settings["solver"]["iter_size"]
         torch.manual_seed(iteration_seed(self._sitting.seed, self.iteration))
         self._solver.zero_grad()
-        total = torch.zeros((), dtype=torch.float64, device=compute.device)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=compute.device)
         for number in range(iter_size):
             data, label, dim = (compute.send(part) for part in next(stream))
             with compute.autocast():
@@ -197,9 +200,9 @@ class Training:
             loss = sum(losses(output, label, self._network.scales, extra, ignore, dim).values())
             with self._gradients.of_iteration(last=number == iter_size - 1):
                 loss.backward()
-            total += loss.detach()
+            loss_sum += loss.detach()
         rate = self._solver.step()
-        self._pending.append(total / iter_size)
+        self._pending.append(loss_sum / iter_size)
         return rate
 
     def _settle(self) -> float:

@@ -176,6 +176,7 @@ def summary(document: dict[str, Any]) -> str:
 
 def gather(options: argparse.Namespace) -> int:
     """Does what the command line asks; returns the exit code."""
+    end = time.monotonic() + options.budget
     if not (ROOT / "setup.py").is_file():
         raise ValueError(f"evidence: must run from a checkout, whose kernels it builds; got {ROOT}; start it there")
     steps = chosen_steps(options.steps)
@@ -186,11 +187,12 @@ def gather(options: argparse.Namespace) -> int:
         (options.out / "log.txt").unlink(missing_ok=True)
         (options.out / "sanitizer.txt").unlink(missing_ok=True)
     order = [step.name for step in STEPS]
-    end = time.monotonic() + options.budget
     with tempfile.TemporaryDirectory() as scratch:
         setting = Setting(options.out.resolve(), Path(scratch), device)
         for step in steps:
             log(f"{step.name}: {step.what}")
+            for kept in ("json", "xml", "csv"):  # of an earlier time: beside what this time finds it would lie
+                (options.out / f"{step.name}.{kept}").unlink(missing_ok=True)
             state, reason, found, seconds = carry_out(step, setting, end - time.monotonic() - GRACE)
             log(f"  {state}{': ' * bool(reason)}{reason}")
             one = {"name": step.name, "what": step.what, "state": state, "reason": reason, "seconds": round(seconds, 1)}

@@ -18,7 +18,7 @@ CASES = (
     ("predict", f"table3-test-{TEST_CROP}-3"),
     ("segmentation_loss", "table3-train"),
 )
-NAMES = ("interp_kernel", "merge_kernel", "predict_kernel", "loss_rows_kernel")  # in csrc/cuda
+NAMES = ("interp_kernel", "merge_kernel", "predict_kernel", "loss_kernel")  # in csrc/cuda
 METRICS = (
     "gpu__time_duration.sum",
     "dram__bytes_read.sum",

@@ -18,8 +18,8 @@ from PIL import Image
 from repro.bench.cases import VOC_IMAGE
 from repro.bench.evidence.training import row_settings
 from repro.data.lists import Item
-from repro.data.stream import ImageSegData
 from repro.files import write_json
+from repro.solver.train import training_stream
 
 PICTURES, WARM_UP, TIMED = 120, 3, 10
 
@@ -44,20 +44,7 @@ def draw_pictures(folder: Path, count: int, size: tuple[int, int], classes: int)
 
 def measure(items: list[Item], settings: dict[str, Any], workers: int, batches: int) -> dict[str, Any]:
     """Times the batches of one stream after its first ones; with workers the median hides that they come in bursts, so the mean counts."""
-    transform, solver = settings["transform"], settings["solver"]
-    stream = ImageSegData(
-        items,
-        batch_size=solver["batch_size"],
-        crop_size=transform["crop_size"],
-        mean_bgr=tuple(transform["mean_bgr"]),
-        mirror=transform["mirror"],
-        scale_factors=transform["scale_factors"],
-        shuffle=True,
-        ignore_label=settings["data"]["ignore_label"],
-        seed=1,
-        workers=workers,
-        cache=False,
-    )
+    stream = training_stream(items, settings, seed=1, workers=workers, cache=False)
     batch = iter(stream)
     for _ in itertools.islice(batch, WARM_UP):
         pass
@@ -67,7 +54,7 @@ def measure(items: list[Item], settings: dict[str, Any], workers: int, batches: 
         next(batch)
         seconds.append(time.perf_counter() - started)
     mean = statistics.fmean(seconds)
-    return {"workers": workers, "seconds": mean, "images_per_second": solver["batch_size"] / mean}
+    return {"workers": workers, "seconds": mean, "images_per_second": settings["solver"]["batch_size"] / mean}
 
 
 def main() -> int:

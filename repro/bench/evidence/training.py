@@ -26,8 +26,8 @@ TABLE, ROW = (
     "attention3-extra",
 )  # three scales, attention and four losses: the largest network of the paper's grids
 PRECISIONS = ("fp32", "tf32", "bf16")
-# Of all gradients together, |a - b| / |b| beside the CPU's float32; the first loss, near the logarithm of the classes, feels little. Ten times what a CPU shows at
-# full width: 1.4e-4 with sums in another order (oneDNN off), 1.2e-2 in bfloat16; tf32 lies three bits below that.
+# Of all gradients together, |a - b| / |b| beside the CPU's float32; the first loss, near the logarithm of the classes, feels little. About ten times what a CPU shows at
+# full width: 1.4e-4 with sums in another order (oneDNN off), 1.2e-2 in bfloat16. tf32, three bits finer than that, was not measured.
 TOLERANCE = {"fp32": 2e-3, "tf32": 3e-2, "bf16": 1e-1}
 SMALL = {"width": 1 / 32, "crop_size": 65, "batch_size": 2}  # a rehearsal's
 AGREE_BATCH = 2
@@ -67,7 +67,7 @@ def train_step(
     compute: Compute,
 ) -> torch.Tensor:
     """Does one iteration, as repro.solver.train does it; returns the loss, on the device."""
-    data, label = (part.to(compute.device, non_blocking=True) for part in batch)
+    data, label = (compute.send(part) for part in batch)
     solver.zero_grad()
     with compute.autocast():
         output = network(data)
@@ -168,7 +168,6 @@ def time_steps(settings: dict[str, Any], images: int, compute: Compute) -> dict[
     warm_up, timed = (WARM_UP, TIMED) if cuda else (1, 2)
     network, solver = make(settings, compute)
     batch = draw_batch(settings, images)
-    batch = tuple(part.pin_memory() for part in batch) if cuda else batch
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []

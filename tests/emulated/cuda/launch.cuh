@@ -90,6 +90,10 @@ inline bool release(size_t begin, size_t end, State state, bool done_may_be) {
 }
 
 inline void run_block(unsigned threads) {
+  if (threads % 32 != 0) {
+    std::fprintf(stderr, "a block must be of whole warps; got %u threads\n", threads);
+    std::abort();
+  }
   if (fibers.size() < threads) fibers = std::vector<Fiber>(threads);
   for (unsigned t = 0; t < threads; ++t) fibers[t].state = State::ready;
   for (bool going = true; going;) {
