@@ -143,7 +143,7 @@ class Net(nn.Module):
         self.to(device=self.device, dtype=dtype)
         for learnable in self.learnable:
             if learnable.tensor.dim() == 4:
-                learnable.tensor.data = learnable.tensor.data.contiguous(memory_format=torch.channels_last)
+                learnable.tensor.data = learnable.tensor.data.to(memory_format=torch.channels_last)
         self.blobs: dict[str, torch.Tensor] = {}
         self._inputs = {
             name: torch.zeros(shape, dtype=dtype, device=self.device)

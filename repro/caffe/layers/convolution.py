@@ -121,7 +121,7 @@ class Convolution(Layer):
 
     def weight_and_bias(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the weight, channels_last, and the bias or None."""
-        weight = self.blob(0).contiguous(memory_format=torch.channels_last)
+        weight = self.blob(0).to(memory_format=torch.channels_last)
         return weight, self.blob(1) if self.conv.bias_term else None
 
 
