@@ -19,6 +19,7 @@ from PIL import Image
 
 from repro.bench.agreement import label_map, picture
 from repro.bench.cases import CRF, VOC_IMAGE, Case
+from repro.bench.options import row_parser
 from repro.data.lists import Item
 from repro.device import Compute, choose_device
 from repro.evaluate.labels import evaluate
@@ -32,16 +33,10 @@ WITHIN = 1.1  # of the test without the CRF
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns 0 where the CRF costs the test no more than WITHIN, 1 where it does, 2 on wrong input."""
-    parser = argparse.ArgumentParser(prog="python -m repro.bench.hidden_crf", description=__doc__)
-    parser.add_argument("table", nargs="?", default="table3", help="a protocol (default table3)")
-    parser.add_argument("row", nargs="?", default="attention3", help="its row (default attention3)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the protocol")
+    parser = row_parser("repro.bench.hidden_crf", __doc__, "attention3")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="of each test (default 8)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="tests of each kind (default 3)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads of the CRF (default 2)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the network on the CPU (default 2)")
-    parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
-    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     options = parser.parse_args(arguments)
     return exit_code(lambda: _measure(options), options.traceback)
 

@@ -16,6 +16,7 @@ import torch
 from caffe_weights import parse_prototxt
 from caffe_weights.deeplab.export import net_spec
 from caffe_weights.deeplab.net import net_prototxt
+from repro.bench.options import row_parser
 from repro.bench.timing import Clock, settle_malloc, take_turns
 from repro.caffe import Net
 from repro.device import choose_device
@@ -31,15 +32,9 @@ REPEATS, BUDGET = 20, 600.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns 0 where the interpreter is within WITHIN of the row's own network, 1 where it is slower, 2 on wrong input."""
-    parser = argparse.ArgumentParser(prog="python -m repro.bench.interpreter", description=__doc__)
-    parser.add_argument("table", nargs="?", default="table3", help="a protocol (default table3)")
-    parser.add_argument("row", nargs="?", default="attention3-extra", help="its row (default attention3-extra)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the protocol")
+    parser = row_parser("repro.bench.interpreter", __doc__, "attention3-extra")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images in a batch (default 1)")
     parser.add_argument("--repeats", type=int, default=REPEATS, metavar="N", help=f"timed calls (default {REPEATS})")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="on the CPU (default 2)")
-    parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
-    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     options = parser.parse_args(arguments)
     return exit_code(lambda: _measure(options), options.traceback)
 
