@@ -54,7 +54,7 @@ def test_a_kernel_that_disagrees_is_an_error_at_the_end(small_run, monkeypatch, 
     code, out = small_run("--quick", "--op", "interp")
     assert code == 1
     printed = capsys.readouterr()
-    assert f"error: interp up forward: not measured: interp up forward: ours {WRONG}" in printed.err
+    assert f"error: not measured: interp up forward: ours {WRONG}" in printed.err
     document = json.loads(next(out.glob("*.json")).read_text())
     assert {r["case"] for r in document["results"] if r["contestant"] == "ours"} == {"down"}
     assert {r["case"] for r in document["results"] if r["contestant"] == "eager"} == {"up", "down"}

@@ -27,6 +27,7 @@ def collected(tmp_path, hidden, *files):
     command = [sys.executable, "-m", "pytest", "-p", "hide", "-p", "no:hypothesispytest", "-p", "no:cacheprovider"]
     paths = [str(ROOT / "tests" / f"test_{name}.py") for name in files]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    environment.pop("REPRO_ALL_TESTS", None)  # which asks for every package
     return subprocess.run(
         [*command, "-q", "-rs", "-k", "any_shape or by_hand", *paths],
         capture_output=True,

@@ -156,10 +156,7 @@ def run(options: argparse.Namespace) -> int:
     print("written: " + ", ".join(map(str, paths)))
     wrong = [entry for entry in session.left_out if entry["contestant"] == "ours"]
     for entry in wrong:
-        print(
-            f"error: not measured: {entry['reason']}",
-            file=sys.stderr,
-        )
+        print(f"error: not measured: {entry['reason']}", file=sys.stderr)
     return EXIT_NOT_MEASURED if wrong else 0
 
 
