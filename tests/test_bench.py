@@ -231,6 +231,16 @@ def test_summary_by_hand():
     assert timing.summarise([(s, 2 * s + 1) for s in seconds]) == (5.0, 2.0, 8.0, 11, 11.0)
 
 
+def test_two_are_compared_round_by_round():
+    drifting = [1.0 + 0.5 * n for n in range(10)]  # a machine that slows down
+    twice = [2.0 * one for one in drifting]
+    assert timing.paired_ratio(twice, drifting) == (2.0, 2.0, 2.0)
+    assert timing.paired_ratio([*twice[:9], 40 * drifting[9]], drifting)[0] == 2.0
+    # ten values: of order statistics 2 and 9 cover the median with 97.9 %; of 3 and 8 with 89.1 %
+    assert timing.paired_ratio([3, 1, 2, 5, 4, 10, 9, 7, 8, 6], [1] * 10) == (5.5, 2, 9)
+    assert timing.paired_ratio([3, 1], [1, 1]) == (2, 1, 3)
+
+
 class FakeCuda:
     """Stands for torch.cuda; notes what the clock asks of it. Its events are 2 ms apart."""
 

@@ -25,7 +25,8 @@ def test_both_are_timed_and_compared(capsys, monkeypatch):
     assert len(lines) == 2
     for line, direction in zip(lines, ("forward", "forward+backward"), strict=True):
         assert re.fullmatch(
-            rf"table1/attention3-extra {re.escape(direction)}: row [\d.]+ ms \(.*\), interpreter [\d.]+ ms \(.*\); ratio [\d.]+ \(must be at most 1000.0\)",
+            rf"table1/attention3-extra {re.escape(direction)}: row [\d.]+ ms \(.*\), interpreter [\d.]+ ms \(.*\); "
+            r"2 rounds, ratio [\d.]+ \([\d.]+ \.\. [\d.]+; must be at most 1000.0\)",
             line,
         )
     monkeypatch.setattr(interpreter, "WITHIN", 0.0)

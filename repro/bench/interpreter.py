@@ -1,6 +1,6 @@
 """Times a protocol's row twice: its own network, and the prototxt that it exports run by repro.caffe: `python -m repro.bench.interpreter`.
 
-Both have the same parameters and must give the same losses, bit for bit on the CPU, before anything is timed. They take turns. Dropout is off, whose random numbers are torch's in
+Both have the same parameters and must give the same losses, bit for bit on the CPU, before anything is timed. They take turns, and are compared round by round. Dropout is off, whose random numbers are torch's in
 the one and Caffe's in the other.
 """
 
@@ -17,7 +17,7 @@ from caffe_weights import parse_prototxt
 from caffe_weights.deeplab.export import net_spec
 from caffe_weights.deeplab.net import net_prototxt
 from repro.bench.options import row_parser
-from repro.bench.timing import Clock, settle_malloc, take_turns
+from repro.bench.timing import Clock, paired_ratio, rounds, settle_malloc, summarise
 from repro.caffe import Net
 from repro.device import choose_device
 from repro.export import export_settings
@@ -54,13 +54,17 @@ def _measure(options: argparse.Namespace) -> int:
         calls = {
             name: [getattr(one, "forward" if direction == "forward" else "both")] for name, one in contestants.items()
         }
-        times = take_turns(Clock(device), calls, options.repeats, BUDGET)
-        ratio = times["interpreter"].median / times["row"].median
+        seconds = rounds(Clock(device), calls, options.repeats, BUDGET)
+        times = {name: summarise(values) for name, values in seconds.items()}
+        ratio, low, high = paired_ratio(*([own for own, _ in seconds[name]] for name in ("interpreter", "row")))
         slower = slower or ratio > WITHIN
         shown = ", ".join(
             f"{name} {t.median * 1e3:.1f} ms ({t.p20 * 1e3:.1f} .. {t.p80 * 1e3:.1f})" for name, t in times.items()
         )
-        print(f"{options.table}/{options.row} {direction}: {shown}; ratio {ratio:.3f} (must be at most {WITHIN})")
+        print(
+            f"{options.table}/{options.row} {direction}: {shown}; "
+            f"{len(seconds['row'])} rounds, ratio {ratio:.3f} ({low:.3f} .. {high:.3f}; must be at most {WITHIN})"
+        )
     return int(slower)
 
 

@@ -7,6 +7,7 @@ pays for a cache that another one filled.
 from __future__ import annotations
 
 import gc
+import math
 import random
 import statistics
 import time
@@ -95,7 +96,14 @@ def settle_malloc() -> None:
 def take_turns(
     clock: Clock, contestants: dict[str, Sequence[Callable[[], object]]], repeats: int, budget: float
 ) -> dict[str, Timing]:
-    """Times every contestant once a round, in an order drawn anew each round.
+    """Times every contestant once a round (see `rounds`), and reduces its times (see `summarise`)."""
+    return {name: summarise(values) for name, values in rounds(clock, contestants, repeats, budget).items()}
+
+
+def rounds(
+    clock: Clock, contestants: dict[str, Sequence[Callable[[], object]]], repeats: int, budget: float
+) -> dict[str, list[tuple[float, float | None]]]:
+    """Times every contestant once a round, in an order drawn anew each round; lists each one's times, by round.
 
     Args:
         clock: Of the device.
@@ -123,7 +131,24 @@ def take_turns(
                 seconds[name].append(clock.seconds(call))
     finally:
         gc.enable()
-    return {name: summarise(values) for name, values in seconds.items()}
+    return seconds
+
+
+def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
+    """Compares two contestants round by round: what slows the machine for a while slows both, and falls out of their ratio.
+
+    Args:
+        numerator, denominator: Times of the two in the same rounds.
+
+    Returns:
+        The median of the rounds' ratios, and an interval that covers the true median with at least 95 % (of order statistics: the sign test's); the whole range where the rounds
+        are too few for that.
+    """
+    ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
+    n, low, tail = len(ratios), 0, 2.0 ** -len(ratios)
+    while (tail := tail + math.comb(n, low + 1) / 2**n) <= 0.025:
+        low += 1
+    return statistics.median(ratios), ratios[low], ratios[n - 1 - low]
 
 
 def summarise(seconds: Sequence[tuple[float, float | None]]) -> Timing:
