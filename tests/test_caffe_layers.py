@@ -171,3 +171,22 @@ def test_sigmoid_cross_entropy_leaves_out_ignored_targets(param, divisor):
     loss = Net(parse_prototxt(body, "s"))(x=x, t=target)["loss"]
     terms = torch.nn.functional.binary_cross_entropy_with_logits(x, target, reduction="none")[target >= 0]
     assert float(loss) == pytest.approx(float(terms.sum()) / divisor, rel=1e-6)
+
+
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+def test_a_batch_of_one_keeps_its_layout(phase):
+    """Maps are channels_last; a batch of one in another layout would be copied by every convolution behind."""
+    convolution = 'type: "Convolution" convolution_param { num_output: 4 kernel_size: 3 }'
+    text = f"""
+        input: "x" input_shape {{ dim: 1 dim: 3 dim: 9 dim: 9 }}
+        layer {{ name: "c" bottom: "x" top: "c" {convolution} }}
+        layer {{ name: "d" bottom: "c" top: "d" type: "Dropout" }}
+        layer {{ name: "e" bottom: "c" top: "e" {convolution} }}
+        layer {{ name: "p" bottom: "c" top: "p" type: "Pooling" pooling_param {{ kernel_size: 3 }} }}
+        layer {{ name: "both" bottom: "d" bottom: "c" top: "both" type: "Concat" }}"""
+    net = Net(parse_prototxt(text, "net"), phase=phase)
+    net(x=torch.ones(1, 3, 9, 9))
+    assert net.blobs["both"].requires_grad
+    for name in ("c", "d", "both"):
+        _, channels, height, width = net.blobs[name].shape
+        assert net.blobs[name].stride() == (channels * height * width, 1, channels * width, channels), name

@@ -71,7 +71,7 @@ class _Copies(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, number):
-        return tuple(x.view_as(x) for _ in range(number))
+        return tuple(x.detach() for _ in range(number))  # a view would lose the layout of a batch of one
 
     @staticmethod
     def backward(ctx, *gradients):
