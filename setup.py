@@ -40,7 +40,7 @@ from torch.utils.cpp_extension import (  # noqa: E402  reads CUDA_HOME when it i
     include_paths,
 )
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent  # pip may run this file by a relative name, and ninja elsewhere
 # No fused multiply-add: Caffe's order of rounding. torch's own headers are system headers, so that only our warnings show.
 CXX_FLAGS = [
     os.environ.get(
