@@ -20,11 +20,12 @@ def layer(kind: str, params: str, tops=("a", "b")) -> str:
 MEMORY = layer("MemoryData", "memory_data_param { batch_size: 2 channels: 1 height: 1 width: 3 }")
 
 
-def test_memory_data_goes_round():
+@pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray])
+def test_memory_data_goes_round(kind):
     data, shapes = data_layer(MEMORY)
     assert shapes == [(2, 1, 1, 3), (2,)]
     values = torch.arange(12.0).reshape(4, 1, 1, 3)
-    data.reset(values, torch.arange(4.0).reshape(4, 1, 1, 1))
+    data.reset(kind(values), kind(torch.arange(4.0).reshape(4, 1, 1, 1)))
     seen = [data.next()[1].tolist() for _ in range(3)]
     assert seen == [[0, 1], [2, 3], [0, 1]]
     data.seek(1)

@@ -33,8 +33,8 @@ class MemoryData(DataLayer):
         self.position = 0
         return [self._shape, self._shape[:1]]
 
-    def reset(self, data: torch.Tensor, labels: torch.Tensor) -> None:
-        """Sets what the batches are taken from (pycaffe: set_input_arrays).
+    def reset(self, data: torch.Tensor | np.ndarray, labels: torch.Tensor | np.ndarray) -> None:
+        """Sets what the batches are taken from (pycaffe: set_input_arrays); arrays are not copied.
 
         Args:
             data: (M, C, H, W); M is a multiple of batch_size.
@@ -43,7 +43,7 @@ class MemoryData(DataLayer):
         Raises:
             ValueError: They have other shapes.
         """
-        batch = self._shape[0]
+        data, labels, batch = torch.as_tensor(data), torch.as_tensor(labels), self._shape[0]
         if tuple(data.shape[1:]) != self._shape[1:] or len(data) % batch or not len(data):
             raise self.fail(
                 f"data must be a multiple of {batch} items of shape {list(self._shape[1:])}",
