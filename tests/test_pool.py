@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
+from threading import Timer
 
 import pytest
 
@@ -20,6 +22,11 @@ def fail_at(index):
     if index == 3:
         raise ValueError("three")
     time.sleep(0 if index < 3 else 60)
+    return index
+
+
+def slowly(index):
+    time.sleep(0.05 * index)
     return index
 
 
@@ -72,3 +79,19 @@ def test_interruptible(number):
         assert seen == ["handled"]
     finally:
         signal.signal(number, before)
+
+
+def test_ctrl_c_is_quiet_also_where_the_pool_sees_its_dead_workers_first(monkeypatch):
+    """An exception in the pool's own thread would be a warning, and so an error."""
+    shutdown = ProcessPoolExecutor.shutdown
+
+    def late(pool, *arguments, **options):
+        time.sleep(0.3)
+        shutdown(pool, *arguments, **options)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "shutdown", late)
+    results = work_through(slowly, range(1000), 2, 1, "testing", "thing")
+    assert next(results) == 0
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        list(results)

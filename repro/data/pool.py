@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
@@ -60,9 +61,10 @@ def work_through(
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
         with without_signals():
-            results = pool.map(work, jobs, chunksize=chunk)  # Starts the workers.
+            # Starts the workers. Not pool.map, which cancels its futures when it is closed: the pool's thread, which finds the workers killed, may then fail on them.
+            futures = deque(pool.submit(_all, work, jobs[n : n + chunk]) for n in range(0, len(jobs), chunk))
             ours = set(active_children()) - before
-        yield from bar(results)
+        yield from bar(_results(futures))
     except BrokenProcessPool as error:
         raise RuntimeError(
             f"{what}: all worker processes must live; got one that was killed; use fewer --workers"
@@ -71,6 +73,15 @@ def work_through(
         for child in ours:
             child.kill()  # They write files whole or not at all, and this is the end of the work, or of everything.
         pool.shutdown(cancel_futures=True)
+
+
+def _all(work: Callable[[Any], T], jobs: Sequence[Any]) -> list[T]:
+    return [work(job) for job in jobs]
+
+
+def _results(futures: deque[Future[list[T]]]) -> Iterator[T]:
+    while futures:
+        yield from futures.popleft().result()
 
 
 @contextmanager
