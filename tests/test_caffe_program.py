@@ -58,6 +58,14 @@ def test_a_solver_that_asks_for_a_gpu_runs_on_the_cpu_and_says_so(folder, capsys
     )
 
 
+@pytest.mark.parametrize("flag", ["-gpu=1", "--device=cuda:1"])
+def test_a_gpu_that_the_user_asks_for_must_be_there_whatever_the_solver_says(flag, folder, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = solver_file(folder, solver_mode="GPU", device_id="1")
+    assert main(["train", "--solver", str(path), flag]) == 2
+    assert "error: --device: cuda:1 must be present and torch built for it" in texts(capsys)[-1]
+
+
 @pytest.mark.parametrize("name", ["--define", "-define"])
 def test_variables_come_from_the_command_line(name, folder, capsys):
     text = (

@@ -117,8 +117,9 @@ def _device(options, asked: str | None = None) -> torch.device:
         raise ValueError("--gpu: must not be given with --device; got both; keep one")
     if options.gpu is not None and not options.gpu.isdecimal():
         raise ValueError(f"--gpu: must be the number of one device; got {options.gpu!r}; give one number")
-    name = options.device or (f"cuda:{options.gpu}" if options.gpu is not None else asked or "cpu")
-    if name == asked and not torch.cuda.is_available():
+    given = options.device or (f"cuda:{options.gpu}" if options.gpu is not None else None)
+    name = given or asked or "cpu"
+    if given is None and asked and not torch.cuda.is_available():
         warning(f"the solver asks for {asked}, and there is no CUDA device here: computing on the CPU")
         name = "cpu"
     device = choose_device(name, "fp32")
