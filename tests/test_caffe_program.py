@@ -66,6 +66,12 @@ def test_a_gpu_that_the_user_asks_for_must_be_there_whatever_the_solver_says(fla
     assert "error: --device: cuda:1 must be present and torch built for it" in texts(capsys)[-1]
 
 
+def test_the_verb_may_stand_behind_flags(folder, capsys):
+    assert main(["-device", "cpu", "train", "-solver", str(solver_file(folder, max_iter="1"))]) == 0
+    assert main(["--model=net.prototxt", "draw", "out.svg"]) == 0
+    assert (folder / "out.svg").exists()
+
+
 @pytest.mark.parametrize("name", ["--define", "-define"])
 def test_variables_come_from_the_command_line(name, folder, capsys):
     text = (

@@ -1,6 +1,6 @@
 """Caffe's program: `python -m repro.caffe train|test|time|draw`, with caffe's flags, log lines and files. See README.md beside this file.
 
-Flags may be written with one dash or two, and with or without an equals sign, as gflags takes them: --solver=FILE, -solver FILE.
+Flags may be written with one dash or two, with or without an equals sign, and before the verb or behind it, as gflags takes them: --solver=FILE, -solver FILE.
 """
 
 from __future__ import annotations
@@ -25,13 +25,20 @@ from repro.device import choose_device
 from repro.files import write_text
 from repro.shell import exit_code
 
+_VERBS = ("train", "test", "time", "draw")
 _EFFECTS = ("stop", "snapshot", "none")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, also where a signal stopped the training, 2 on wrong input, 130 on Ctrl-C elsewhere."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_verb_first(sys.argv[1:] if arguments is None else arguments))
     return exit_code(lambda: options.run(options), options.traceback)
+
+
+def _verb_first(arguments: list[str]) -> list[str]:
+    """Puts the verb before the flags, where gflags lets it stand behind some: -gpu 0 train -solver FILE."""
+    place = next((place for place, word in enumerate(arguments) if word in _VERBS), 0)
+    return [*arguments[place : place + 1], *arguments[:place], *arguments[place + 1 :]]
 
 
 def _parser() -> argparse.ArgumentParser:
