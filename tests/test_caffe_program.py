@@ -38,7 +38,8 @@ def test_train_test_and_resume_as_a_script_would(folder, capsys):
     assert main(["train", "-solver", str(changed), "--snapshot", "snap_iter_6.solverstate", "--continue-stream"]) == 0
     assert (folder / "longer_iter_8.solverstate").exists()
     capsys.readouterr()
-    command = ["test", "-model", "net.prototxt", "-weights", "longer_iter_8.caffemodel", "-iterations=2"]
+    weights = "snap_iter_6.caffemodel, longer_iter_8.caffemodel"
+    command = ["test", "-model", "net.prototxt", "-weights", weights, "-iterations=2"]
     assert main(command) == 0
     lines = texts(capsys)
     assert "Running for 2 iterations." in lines

@@ -225,7 +225,8 @@ def _test(options) -> None:
     Caffe: tools/caffe.cpp, test.
     """
     iterations = _iterations(options)
-    net = Net(options.model, options.weights.split(","), "TEST", **_net_options(options))
+    weights = [name.strip() for name in options.weights.split(",")]
+    net = Net(options.model, weights, "TEST", **_net_options(options))
     info(f"Running for {iterations} iterations.")
     sums: list[float] = []
     loss = 0.0
