@@ -20,7 +20,7 @@ from repro.files import write_text
 from repro.models.build import lr_mult_key
 from repro.protocol import load_protocol
 from repro.protocol.reading import parse_override
-from repro.records.store import read_record
+from repro.records.store import RECORD, read_record
 from repro.shell import exit_code
 from repro.solver.snapshot import read_snapshot, training_identity
 
@@ -85,10 +85,10 @@ def settings_of(
     Raises:
         ValueError: There is neither a record nor a row, or they differ.
     """
-    path = snapshot.with_name("record.json")
+    path = snapshot.with_name(RECORD)
     if not path.exists():
         if table is None or row_id is None:
-            raise ValueError(f"{snapshot}: must have its record.json beside it; got none; name TABLE and --row")
+            raise ValueError(f"{snapshot}: must have its {RECORD} beside it; got none; name TABLE and --row")
         return row_id, load_protocol(table, overrides).row(row_id).settings
     record = read_record(path)
     if identity != training_identity(record["provenance"], record["settings"]):

@@ -15,7 +15,7 @@ from repro.evaluate.postprocess import best_classes, crf_probabilities, whole_sc
 from repro.models import MultiScale
 from repro.ops import interp, merge_scores
 from repro.protocol import PAPER, Row, load_protocol
-from repro.records.store import read_record
+from repro.records.store import read_recorded
 from repro.solver.snapshot import trained_network
 from repro.visualize.network import caffe_network
 from repro.visualize.photos import padded, read_photo
@@ -131,12 +131,7 @@ def load(source: str | Path, row: str | None = None, device: str = "auto", preci
     source = Path(source)
     compute = Compute(choose_device(device, precision), precision)
     if source.is_dir():
-        path = source / "record.json"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{source}: must be the folder of a recorded row; got no record.json in it; give one such as runs/table1/attention3-extra-seed1"
-            )
-        record = read_record(path)
+        record = read_recorded(source)
         return Model(trained_network(record, source / "snapshot.pt"), record["settings"], compute)
     if row is None:
         found = _row_that_fits(source)

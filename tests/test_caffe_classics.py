@@ -51,7 +51,7 @@ layer { name: "fc6" type: "InnerProduct" bottom: "conv2" top: "fc6" inner_produc
 layer { name: "drop6" type: "Dropout" bottom: "fc6" top: "fc6" dropout_param { dropout_ratio: 0.5 } }
 layer { name: "prob" type: "Softmax" bottom: "fc6" top: "prob" }"""
     )
-    assert net.blobs == {}
+    assert net.blobs["conv1"].shape == (2, 6, 15, 15)  # before any pass
     net(data=torch.randn(2, 3, 67, 67))
     assert {name: tuple(net.blobs[name].shape) for name in ("conv1", "pool1", "norm1", "conv2")} == {
         "conv1": (2, 6, 15, 15),

@@ -50,7 +50,9 @@ def test_bits_stay(variant):
     for net in (fused, plain):
         net(**thin_inputs(net))
         net.backward()
-    assert set(fused.blobs) < set(plain.blobs)
+    assert list(fused.blobs) == list(plain.blobs)
+    assert fused.blobs.left_out
+    assert not plain.blobs.left_out
     for name, blob in plain.blobs.items():
         assert torch.equal(fused.blobs[name], blob), name  # those left out are computed here
     for one, other in zip(fused.learnable, plain.learnable, strict=True):
@@ -60,11 +62,13 @@ def test_bits_stay(variant):
 def test_a_blob_left_out_is_computed_when_asked_for():
     net = thin_net("att3_e")
     net(**thin_inputs(net))
-    assert "attention" not in net.blobs
+    assert "attention" in net.blobs
+    assert "attention" in net.blobs.left_out
     weights = net.blobs["attention"]
     torch.testing.assert_close(weights.sum(1), torch.ones_like(weights[:, 0]))
     assert not weights.requires_grad
     assert net.blobs["attention"] is weights
+    assert "attention" not in net.blobs.left_out
     with pytest.raises(KeyError, match="nowhere"):
         net.blobs["nowhere"]
 
@@ -133,7 +137,8 @@ layer { name: "y" type: "Eltwise" bottom: "a" bottom: "up" top: "y" eltwise_para
 def test_what_is_not_the_kernels_is_left_alone(old, new):
     net, said = lines(MAX)
     assert said == ["Fused up, y into merge_scores (max)"]
-    assert "up" not in net(a=torch.zeros(1, 2, 9, 9)) | net.blobs
+    net(a=torch.zeros(1, 2, 9, 9))
+    assert net.blobs.left_out == ["up"]
     body = MAX.replace(old, new)
     if "pad_end" in new:  # 5 - 1 = 4 pixels become 7
         body = body.replace("dim: 9 dim: 9", "dim: 7 dim: 7")
@@ -146,7 +151,7 @@ def test_an_output_is_never_left_out():
     net, said = lines(MAX + ' layer { name: "keep" type: "Power" bottom: "up" top: "kept" }')
     assert said == ["Fused y into merge_scores (max)"]
     assert set(net(a=torch.zeros(1, 2, 9, 9))) == {"y", "kept"}
-    assert "up" in net.blobs
+    assert not net.blobs.left_out
 
 
 def test_maps_of_other_sizes_are_refused_at_run_time():

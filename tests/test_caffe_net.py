@@ -10,6 +10,9 @@ from conftest import golden
 from float_rule import FLOAT64, Step, Truth, assert_within, peak, sampled
 from thin_network import detached, inputs
 
+from caffe_weights import parse_prototxt, read_caffemodel
+from repro.caffe import Net
+
 
 def expected64(variant: str, learnable) -> dict[str, np.ndarray]:
     """Reads Caffe's float64 maps, losses and gradients of a variant's first pass."""
@@ -86,8 +89,6 @@ def test_phase_truth(variant: str) -> tuple[Truth, dict[str, np.ndarray]]:
             net(**{name: {"data": image, "dim": size}[name] for name in net.inputs})
         renamed = {"fc8": "fc8_fusion", "fc8_interp": "fc8_fusion_interp"} if variant == "base" else {}
         maps = {renamed.get(name, name): value for name, value in net.blobs.items()}
-        if "att_fc" in maps:
-            maps["attention"] = net.blobs["attention"]  # fused layers left it out
         for name in [name for name in maps if name.endswith("_interp") and maps[name].shape[2:] == image.shape[2:]]:
             maps[f"{name}_every9"] = maps[name][..., 4::9, 4::9]
         if "fc8_dt" in maps:
@@ -117,3 +118,46 @@ def test_test_phase_is_caffes(variant):
     behind = computed[large].amax(1, keepdim=True) - computed[large].gather(1, label)
     assert behind.max() <= 2 * truth.bounds[large]  # a near-tie of two classes
     assert behind.count_nonzero() <= 1e-4 * behind.numel()
+
+
+SCALED = """input: "x" input_shape { dim: 1 dim: 3 dim: 4 dim: 4 } force_backward: true
+layer { name: "conv" type: "Convolution" bottom: "x" top: "y" convolution_param { num_output: 2 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "y" top: "z" }
+layer { name: "sum" type: "Reduction" bottom: "z" top: "sum" loss_weight: 1 }"""
+
+
+def test_blobs_are_there_before_a_pass_and_inputs_may_be_written_to():
+    net = Net(parse_prototxt(SCALED, "net"), seed=1)
+    assert {name: tuple(blob.shape) for name, blob in net.blobs.items()} == {
+        "x": (1, 3, 4, 4),
+        "y": (1, 2, 2, 2),
+        "z": (1, 2, 2, 2),
+        "sum": (),
+    }
+    gradients = []
+    for value in (1.0, 1.0, 2.0):
+        net.blobs["x"].data[...] = value
+        assert net()["sum"] == Net(parse_prototxt(SCALED, "net"), seed=1)(x=torch.full((1, 3, 4, 4), value))["sum"]
+        net.backward()
+        gradients.append(net.blobs["x"].grad)
+    assert gradients[0].any()
+    assert torch.equal(gradients[0], gradients[1])  # a pass's own, not the sum over passes
+
+
+def test_a_net_moves_as_modules_do():
+    net = Net(parse_prototxt(SCALED, "net"), seed=1)
+    net.blobs["x"].data[...] = 1
+    single = net()["sum"]
+    outputs = net.double()()
+    assert outputs["sum"].dtype == torch.float64
+    assert outputs["sum"].item() == pytest.approx(single.item(), rel=1e-5)
+    assert net(x=np.ones((2, 3, 4, 4), np.float32))["sum"].item() == pytest.approx(2 * single.item(), rel=1e-5)
+
+
+def test_a_net_saved_after_surgery_is_read_back(tmp_path):
+    net = Net(parse_prototxt(SCALED, "net"), seed=1)
+    net.params["conv"][0].data[:, 0] = 0.5
+    net.save(tmp_path / "new.caffemodel")
+    again = Net(parse_prototxt(SCALED, "net"), tmp_path / "new.caffemodel", seed=2)
+    assert torch.equal(again.params["conv"][0], net.params["conv"][0])
+    assert [layer.name for layer in read_caffemodel(tmp_path / "new.caffemodel").layers] == ["conv", "relu", "sum"]

@@ -38,7 +38,8 @@ def test_train_test_and_resume_as_a_script_would(folder, capsys):
     assert main(["train", "-solver", str(changed), "--snapshot", "snap_iter_6.solverstate", "--continue-stream"]) == 0
     assert (folder / "longer_iter_8.solverstate").exists()
     capsys.readouterr()
-    command = ["test", "-model", "net.prototxt", "-weights", "longer_iter_8.caffemodel", "-iterations=2"]
+    weights = "snap_iter_6.caffemodel, longer_iter_8.caffemodel"
+    command = ["test", "-model", "net.prototxt", "-weights", weights, "-iterations=2"]
     assert main(command) == 0
     lines = texts(capsys)
     assert "Running for 2 iterations." in lines
@@ -56,6 +57,20 @@ def test_a_solver_that_asks_for_a_gpu_runs_on_the_cpu_and_says_so(folder, capsys
     assert texts(capsys)[0].endswith(
         "the solver asks for cuda:1, and there is no CUDA device here: computing on the CPU"
     )
+
+
+@pytest.mark.parametrize("flag", ["-gpu=1", "--device=cuda:1"])
+def test_a_gpu_that_the_user_asks_for_must_be_there_whatever_the_solver_says(flag, folder, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = solver_file(folder, solver_mode="GPU", device_id="1")
+    assert main(["train", "--solver", str(path), flag]) == 2
+    assert "error: --device: cuda:1 must be present and torch built for it" in texts(capsys)[-1]
+
+
+def test_the_verb_may_stand_behind_flags(folder, capsys):
+    assert main(["-device", "cpu", "train", "-solver", str(solver_file(folder, max_iter="1"))]) == 0
+    assert main(["--model=net.prototxt", "draw", "out.svg"]) == 0
+    assert (folder / "out.svg").exists()
 
 
 @pytest.mark.parametrize("name", ["--define", "-define"])

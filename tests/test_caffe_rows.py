@@ -25,20 +25,19 @@ from repro.device import Compute
 from repro.export import export_settings
 from repro.models import build
 from repro.models.layers import Dropout
-from repro.protocol import load_protocol
+from repro.protocol import load_protocol, load_protocols
 from repro.solver.loss import losses
 from repro.solver.train import Sitting, Training, make_solver
 
 SEED, SIDE, CLASSES = 7, 33, 5
-TABLES = ("table1", "table3", "table4", "table5", "table6", "text", "coco_pretrain", "demo")
 WIDTH = "model.width=0.03125"
 
 
 def rows() -> dict[str, dict]:
     """Collects the settings of every row whose network no row before it has."""
     found, known = {}, set()
-    for table in TABLES:
-        for row in load_protocol(table, []).rows:
+    for table, protocol in load_protocols().items():
+        for row in protocol.rows:
             if row.status != "run":
                 continue
             model = {key: value for key, value in row.settings["model"].items() if not key.startswith("filler")}
@@ -50,6 +49,9 @@ def rows() -> dict[str, dict]:
 
 
 ROWS = rows()
+WITH_TEN = [name for name in ROWS if name.endswith("attention3-extra")]
+STEPS = [(name, 10) if name in WITH_TEN else (name, 2) for name in ROWS]
+STEPS += [pytest.param(name, 10, marks=pytest.mark.slow) for name in ROWS if name not in WITH_TEN]
 
 
 def parameters(network) -> list[torch.nn.Parameter]:
@@ -86,8 +88,8 @@ def same(one: torch.Tensor | None, other: torch.Tensor | None, exact: bool) -> b
     return bool((one - other).abs().max() <= FLOAT64 * max(float(other.abs().max()), 1e-30))
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_exported_prototxt_is_the_rows_network_and_solver(name):
+@pytest.mark.parametrize(("name", "steps"), STEPS)
+def test_exported_prototxt_is_the_rows_network_and_solver(name, steps):
     # The edge map of the row's network meets its weights before it is enlarged, Caffe's after: those are compared in float64.
     exact = "dt_num_iter" not in load_protocol(ROWS[name][0], []).row(ROWS[name][1]).settings["model"]
     settings, network, net, solver_table = pair(*ROWS[name], torch.float32 if exact else torch.float64)
@@ -95,7 +97,7 @@ def test_exported_prototxt_is_the_rows_network_and_solver(name):
     text = solver_prototxt(solver_table, "net.prototxt", "row", "CPU")
     update = Update(typed(parse_prototxt(text, "s"), "SolverParameter", "s"), "SGD", net.learnable)
     random = torch.Generator().manual_seed(3)
-    for t in range(10 if name.endswith("attention3-extra") else 2):
+    for t in range(steps):
         data = torch.randn(2, 3, SIDE, SIDE, generator=random).to(net.dtype) * 50
         label = torch.randint(0, CLASSES + 1, (2, SIDE, SIDE), generator=random)
         label[label == CLASSES] = settings["data"]["ignore_label"]

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from caffe_weights import parse_prototxt
+from repro.caffe.proto import typed
 from repro.caffe.solver_parameter import read_solver
 
 GOOD = 'net: "net.prototxt"\nbase_lr: 0.01\nlr_policy: "step"\ngamma: 0.1\nstepsize: 10\nmax_iter: 20\n'
@@ -42,6 +44,15 @@ def test_defaults_are_caffe_protos(tmp_path):
 )
 def test_types_by_the_new_field_and_the_old(text, kind, tmp_path):
     assert read(tmp_path, GOOD + text).type == kind
+
+
+def test_words_may_be_given_by_their_numbers(tmp_path):
+    found = [read(tmp_path, f"{GOOD}solver_mode: {mode}").parameter.solver_mode for mode in (0, 1)]
+    assert found == ["CPU", "GPU"]
+    with pytest.raises(ValueError, match="solver_mode: must be one of CPU, GPU; got 2; correct the prototxt"):
+        read(tmp_path, f"{GOOD}solver_mode: 2")
+    hinge = typed(parse_prototxt("norm: 2", "net"), "HingeLossParameter", "net")  # counted from 1
+    assert hinge.norm == "L2"
 
 
 def test_variables_are_filled_in(tmp_path):

@@ -57,6 +57,11 @@ def test_deeplabs_dialect():
     ]
 
 
+def test_numbers_are_protobufs():
+    given = parse_prototxt("a: 010 a: 0x10 a: -017 a: 10 a: 0 a: 08.5 a: 1e3f", "t")["a"]
+    assert given == [8, 16, -15, 10, 0, 8.5, 1000.0]
+
+
 def test_geometry_by_side_and_by_list():
     text = """layer { name: "a" type: "Convolution" convolution_param { num_output: 4 kernel_h: 3 kernel_w: 5 stride: 1 stride: 2 pad_h: 1 pad_w: 2
         dilation: 2 dilation: 3 group: 2 } }"""
@@ -81,6 +86,7 @@ def test_escapes_in_strings():
         ('"x"', r"got '\"x\"'"),
         ("a: [{ b: 1 }]", r"a list must hold plain values; got a message"),
         ('a: "x', r"must be protobuf text; got '\"x'"),
+        ("a: 08", r"a value must be a number, true, false, a word or a quoted string; got '08'"),
         ("a: 1..2", r"a value must be a number, true, false, a word or a quoted string; got '1..2'"),
         ("a: " + "9" * 65, r"a value must be a number"),
         ("a {" * 100_000, r"messages must nest at most 64 deep; got more"),

@@ -1,7 +1,9 @@
 """Records beside the paper's numbers: what counts, what does not, and what lies outside."""
 
+import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,15 @@ def test_a_score_that_a_person_entered_is_compared(check):
         0,
         "within   table4 attention (trained, 1 run): measured 71.00, paper 71.50, off by -0.50, tolerance 1",
     )
+
+
+def test_it_ends_as_every_program(check, tmp_path, monkeypatch):
+    made = [record("table1", "baseline", value, seed=seed) for seed, value in ((1, 51.0), (2, 52.0))]
+    assert "±" in check(*made)[1][0]
+    content = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding="ascii", write_through=True))
+    assert main(["check", "--runs", str(tmp_path / "runs")]) == 0
+    assert b"\\xb1" in content.getvalue()
 
 
 def test_folders(check, tmp_path, capsys, monkeypatch):

@@ -161,7 +161,7 @@ def test_the_program_bands_label_maps(ran, tmp_path, capsys):
         ),
         (
             ["--run", "{ran}/out"],
-            "--run: {ran}/out must be the folder of a recorded row; got no record.json in it; give one ",
+            "{ran}/out: must be the folder of a recorded row; got no record.json in it; give one ",
         ),
     ],
 )

@@ -188,9 +188,11 @@ class _Parser:
             return text == "true"
         if re.fullmatch(r"[A-Za-z_]\w*", text) and text.lower() not in ("inf", "infinity", "nan"):
             return Word(text)
-        if len(text) <= 64:
+        # Caffe: protobuf's tokenizer reads 0x10 as 16 and 010 as 8; 08 is an error.
+        octal = bool(re.fullmatch(r"[-+]?0[0-9]+", text))
+        if len(text) <= 64 and not (octal and re.search("[89]", text)):
             try:
-                return int(text, 16) if re.fullmatch(r"[-+]?0[xX][0-9a-fA-F]+", text) else int(text)
+                return int(text, 8 if octal else 16 if re.fullmatch(r"[-+]?0[xX][0-9a-fA-F]+", text) else 10)
             except ValueError:
                 pass
             try:

@@ -1,6 +1,6 @@
 """Caffe's program: `python -m repro.caffe train|test|time|draw`, with caffe's flags, log lines and files. See README.md beside this file.
 
-Flags may be written with one dash or two, and with or without an equals sign, as gflags takes them: --solver=FILE, -solver FILE.
+Flags may be written with one dash or two, with or without an equals sign, and before the verb or behind it, as gflags takes them: --solver=FILE, -solver FILE.
 """
 
 from __future__ import annotations
@@ -25,13 +25,20 @@ from repro.device import choose_device
 from repro.files import write_text
 from repro.shell import exit_code
 
+_VERBS = ("train", "test", "time", "draw")
 _EFFECTS = ("stop", "snapshot", "none")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, also where a signal stopped the training, 2 on wrong input, 130 on Ctrl-C elsewhere."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_verb_first(sys.argv[1:] if arguments is None else arguments))
     return exit_code(lambda: options.run(options), options.traceback)
+
+
+def _verb_first(arguments: list[str]) -> list[str]:
+    """Puts the verb before the flags, where gflags lets it stand behind some: -gpu 0 train -solver FILE."""
+    place = next((place for place, word in enumerate(arguments) if word in _VERBS), 0)
+    return [*arguments[place : place + 1], *arguments[:place], *arguments[place + 1 :]]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,8 +124,9 @@ def _device(options, asked: str | None = None) -> torch.device:
         raise ValueError("--gpu: must not be given with --device; got both; keep one")
     if options.gpu is not None and not options.gpu.isdecimal():
         raise ValueError(f"--gpu: must be the number of one device; got {options.gpu!r}; give one number")
-    name = options.device or (f"cuda:{options.gpu}" if options.gpu is not None else asked or "cpu")
-    if name == asked and not torch.cuda.is_available():
+    given = options.device or (f"cuda:{options.gpu}" if options.gpu is not None else None)
+    name = given or asked or "cpu"
+    if given is None and asked and not torch.cuda.is_available():
         warning(f"the solver asks for {asked}, and there is no CUDA device here: computing on the CPU")
         name = "cpu"
     device = choose_device(name, "fp32")
@@ -217,7 +225,8 @@ def _test(options) -> None:
     Caffe: tools/caffe.cpp, test.
     """
     iterations = _iterations(options)
-    net = Net(options.model, options.weights.split(","), "TEST", **_net_options(options))
+    weights = [name.strip() for name in options.weights.split(",")]
+    net = Net(options.model, weights, "TEST", **_net_options(options))
     info(f"Running for {iterations} iterations.")
     sums: list[float] = []
     loss = 0.0

@@ -47,7 +47,8 @@ class Step:
 class Built:
     """What a net is made of.
 
-    inputs, input_values, input_shapes: Of the blobs that are set from outside.
+    inputs, input_values: Of the blobs that are set from outside.
+    shapes: Of every value, as the prototxt gives them.
     losses: (value, loss_weight) of the tops that make up the loss.
     names: Blob name to its last value.
     """
@@ -55,7 +56,7 @@ class Built:
     steps: list[Step]
     inputs: list[str]
     input_values: list[int]
-    input_shapes: list[Shape]
+    shapes: dict[int, Shape]
     outputs: list[str]
     losses: list[tuple[int, float]]
     names: dict[str, int]
@@ -162,7 +163,7 @@ def build(net: Typed, state: State, context: Context) -> Built:
     for name, shape in zip(names, shapes, strict=True):
         context.allocate(shape, f"{net.where}: input {name!r}")
     steps, losses = [], []
-    input_values, input_shapes = list(wiring.inputs), list(shapes)
+    input_values = list(wiring.inputs)
     for index, param in enumerate(params):
         layer = _make(param, context)
         bottom_shapes = [known[value] for value in wiring.bottoms[index]]
@@ -176,14 +177,13 @@ def build(net: Typed, state: State, context: Context) -> Built:
         if param.type == "Input":
             names += param.top
             input_values += wiring.tops[index]
-            input_shapes += tops
             continue
         losses += [(v, w) for v, w in zip(wiring.tops[index], _loss_weights(layer), strict=True) if w]
         need = _need_backward(layer, net.force_backward)
         seen = _seen(wiring, params, index, in_place)
         steps.append(Step(layer, wiring.bottoms[index], wiring.tops[index], bottom_shapes, need, in_place, seen))
     last = {value.name: index for index, value in enumerate(wiring.values) if value.name}
-    return Built(steps, names, input_values, input_shapes, wiring.outputs, losses, last)
+    return Built(steps, names, input_values, known, wiring.outputs, losses, last)
 
 
 def _need_backward(layer: Layer, force: bool) -> list[bool]:

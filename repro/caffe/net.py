@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from caffe_weights import Message
+from caffe_weights.files.caffemodel import write_caffemodel
 from repro.caffe import inplace
+from repro.caffe.blobs import Blobs
 from repro.caffe.bounds import Bounds
-from repro.caffe.build import Built, Step, build, read_net
+from repro.caffe.build import Step, build, read_net
 from repro.caffe.fuse import Fused
 from repro.caffe.fuse import fuse as fuse_steps
 from repro.caffe.graph import State
@@ -21,27 +23,6 @@ from repro.caffe.layers import Context, Layer
 from repro.caffe.layers.shape import copies
 from repro.caffe.params import Learnable, copy_weights, share
 from repro.data.caffe_rng import MAX_DRAW, CaffeRNG
-
-
-class Blobs(dict):
-    """Blob name to its tensor of the last forward pass; one that fused layers left out is computed when it is asked for, without a gradient."""
-
-    def __init__(self, made: Built, values: dict):
-        super().__init__({name: values[index] for name, index in made.names.items() if index in values})
-        self._made, self._values = made, values
-
-    def __missing__(self, name: str) -> torch.Tensor:
-        index = self._made.names[name]
-        with torch.no_grad():
-            self[name] = self._computed(index)
-        return self[name]
-
-    def _computed(self, index: int) -> torch.Tensor:
-        if index not in self._values:
-            step = next(step for step in self._made.steps if index in step.tops)
-            tops = step.layer([self._computed(bottom) for bottom in step.bottoms])
-            self._values.update(zip(step.tops, tops, strict=True))
-        return self._values[index]
 
 
 def _slots(plan: Sequence[Step | Fused]) -> tuple[list[list], dict[int, int]]:
@@ -86,7 +67,7 @@ class Net(nn.Module):
     Attributes:
         name: Of the net.
         layers: Layer name to layer, in order.
-        blobs: Blob name to its tensor of the last forward pass.
+        blobs: Blob name to its tensor of the last forward pass, see Blobs. An input's may be written to.
         params: Layer name to its parameters, of layers that have any; a shared one is the owner's object.
         learnable: Every parameter that a layer owns.
         inputs, outputs: Names of blobs that are set from outside, and of those that no layer takes, sorted.
@@ -128,7 +109,7 @@ class Net(nn.Module):
         state = State(phase, level or param.state.level, (*stages, *param.state.stage))
         self.bounds = Bounds(allow_large, torch.empty((), dtype=dtype).element_size(), training=phase == "TRAIN")
         self.generator = torch.Generator().manual_seed(seed)
-        context = Context(phase, self.rng, root or Path(), self.bounds.add, self.generator, dtype, log)
+        self._context = context = Context(phase, self.rng, root or Path(), self.bounds.add, self.generator, dtype, log)
         made = build(param, state, context)
         self.name, self.inputs, self.outputs = param.name, made.inputs, made.outputs
         self._made = made
@@ -140,15 +121,14 @@ class Net(nn.Module):
         self.learnable: list[Learnable] = share(self.modules_in_order, param.force_backward)
         self.force_backward = param.force_backward
         self.watch: Callable[[Step | Fused, list[torch.Tensor], Callable[..., tuple]], tuple] | None = None
+        self._inputs = {
+            name: self._placed(torch.zeros(made.shapes[value]))
+            for name, value in zip(self.inputs, made.input_values, strict=True)
+        }
         self.to(device=self.device, dtype=dtype)
         for learnable in self.learnable:
             if learnable.tensor.dim() == 4:
                 learnable.tensor.data = learnable.tensor.data.to(memory_format=torch.channels_last)
-        self.blobs: dict[str, torch.Tensor] = {}
-        self._inputs = {
-            name: torch.zeros(shape, dtype=dtype, device=self.device)
-            for name, shape in zip(self.inputs, made.input_shapes, strict=True)
-        }
         self._loss: list[tuple[torch.Tensor, float]] = []
         for path in [weights] if isinstance(weights, (str, os.PathLike)) else weights or ():
             self.copy_from(path)
@@ -196,8 +176,6 @@ class Net(nn.Module):
             value = torch.as_tensor(given).to(device=self.device, dtype=self.dtype)
             if value.dim() == 4:
                 value = value.contiguous(memory_format=torch.channels_last)
-            if self.force_backward and not value.requires_grad:
-                value = value.detach().requires_grad_()
             self._inputs[name] = value
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -215,7 +193,12 @@ class Net(nn.Module):
         self.set_inputs(**inputs)
         values: dict = {}  # by value, and by (value, reader) where several read it
         for name, index in zip(self.inputs, self._made.input_values, strict=True):
-            self._store(values, index, self._inputs[name])
+            given = self._inputs[name]
+            if self.force_backward and not given.requires_grad:
+                given = (
+                    given.detach().requires_grad_()
+                )  # a new leaf: a pass's gradient replaces the last one's, as Caffe's does
+            self._store(values, index, given)
         for step, slots in zip(self._plan, self._slots, strict=True):
             bottoms = [values[slot] for slot in slots]
             compute = partial(self._run, step, values=values) if isinstance(step, Step) else step.compute
@@ -280,6 +263,32 @@ class Net(nn.Module):
         """Forgets the gradients (Caffe: Net::ClearParamDiffs); call it before an iteration's first pass."""
         for learnable in self.learnable:
             learnable.tensor.grad = None
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Net:
+        """Moves inputs with the parameters, in `to`, `double` and so on; blobs are as before a pass."""
+        super()._apply(fn, recurse)
+        moved = fn(torch.empty(0, dtype=self.dtype, device=self.device))
+        self.device, self.dtype = moved.device, moved.dtype
+        self._context.dtype = moved.dtype
+        self._inputs = {name: fn(value.detach()) for name, value in self._inputs.items()}
+        self.blobs = self._unset_blobs()
+        return self
+
+    def _unset_blobs(self) -> Blobs:
+        """Returns the blobs as they are before a pass."""
+        zero = torch.zeros((), dtype=self.dtype, device=self.device)
+        values = {value: zero.expand(shape) for value, shape in self._made.shapes.items()}
+        return Blobs(self._made, values | dict(zip(self._made.input_values, self._inputs.values(), strict=True)))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the parameters as a .caffemodel, with the layers that Caffe's has.
+
+        Caffe: pycaffe, Net_Save; Net::ToProto.
+        """
+        layers = {
+            name: (kind, [blob.detach().cpu().numpy() for blob in blobs]) for name, kind, blobs in self.listed_layers()
+        }
+        write_caffemodel(path, layers, self.name)
 
     def copy_from(self, weights: str | os.PathLike) -> None:
         """Copies the parameters of a .caffemodel or .caffemodel.h5, matched by layer name; layers that it lacks keep theirs, each with a line in the log.

@@ -15,7 +15,7 @@ import numpy as np
 
 from caffe_weights import Message
 from caffe_weights.nets.prototxt import Word
-from repro.caffe.proto_table import ENUMS, MESSAGES
+from repro.caffe.proto_table import ENUMS, FIRST, MESSAGES
 
 INT32 = (-(2**31), 2**31 - 1)
 RANGES = {
@@ -131,6 +131,9 @@ def _value(value, field: Field, kind: str, file: str, line: int):
         words = ENUMS[field.kind].split()
         if isinstance(value, Word) and value in words:
             return str(value)
+        place = value - FIRST.get(field.kind, 0) if type(value) is int else -1
+        if 0 <= place < len(words):
+            return words[place]
         expected = f"one of {', '.join(words)}"
     elif field.kind == "string":
         if isinstance(value, str) and not isinstance(value, Word):

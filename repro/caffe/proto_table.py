@@ -1,6 +1,6 @@
 """caffe.proto as a table: of each message, its fields as name=kind, * where repeated, :default where there is one.
 
-Caffe: src/caffe/proto/caffe.proto (BVLC 9b8915401; DeepLab v1 and v2). Numbers of fields are left out: text has none.
+Caffe: src/caffe/proto/caffe.proto (BVLC 9b8915401; DeepLab v1 and v2). Numbers of fields are left out: text has none; words stand in the order of theirs.
 """
 
 ENUMS = {
@@ -21,6 +21,9 @@ ENUMS = {
     "SolverMode": "CPU GPU",
     "SolverType": "SGD NESTEROV ADAGRAD RMSPROP ADADELTA ADAM",
 }
+
+# A file may give a word's number, as those of 2013 do: solver_mode: 1. The words are numbered from 0, but for these.
+FIRST = {"HingeNorm": 1, "ReductionOp": 1}
 
 MESSAGES = {
     "NetParameter": 'name=string:"" input=string* input_shape=BlobShape* input_dim=int32* force_backward=bool:false state=NetState '

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from caffe_weights.files.caffe_hdf5 import write_caffemodel_hdf5, write_solverstate_hdf5
-from caffe_weights.files.caffemodel import write_caffemodel
 from caffe_weights.files.solverstate import write_solverstate
 from repro.caffe.log import info
 from repro.caffe.net import Net
@@ -92,8 +91,7 @@ def write_snapshot(prefix: Path, hdf5: bool, net: Net, update: Update, iteration
     else:
         model, state = Path(f"{stem}.caffemodel"), Path(f"{stem}.solverstate")
         info(f"Snapshotting to binary proto file {model}")
-        layers = {name: (kind, list(map(_array, blobs))) for name, kind, blobs in net.listed_layers()}
-        write_caffemodel(model, layers, net.name)
+        net.save(model)
         info(f"Snapshotting solver state to binary proto file {state}")
         write_solverstate(state, iteration, arrays, str(model), update.current_step)
     return state

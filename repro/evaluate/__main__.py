@@ -22,7 +22,7 @@ from repro.evaluate.metrics import ConfusionMatrix, iou
 from repro.evaluate.trimap import trimap_band, trimap_label
 from repro.files import write_text
 from repro.protocol import load_protocol
-from repro.records.store import read_record
+from repro.records.store import read_recorded
 from repro.shell import exit_code
 from repro.solver.snapshot import trained_network
 
@@ -142,11 +142,7 @@ def evaluate_run(
         FileNotFoundError: There is no record or no snapshot, or a list, an image or a label is missing.
         ValueError: A file is unusable.
     """
-    record = read_record(folder / "record.json") if (folder / "record.json").is_file() else None
-    if record is None:
-        raise FileNotFoundError(
-            f"--run: {folder} must be the folder of a recorded row; got no record.json in it; give one such as runs/table1/attention3-extra-seed1"
-        )
+    record = read_recorded(folder)
     data = record["settings"]["data"]
     items = read_items(data_root, list_name or data["val_list"], data["images"], data["labels"])
     unlabelled = next((item.name for item in items if item.label is None), None)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from .library import check_one_device
+from repro.ops.library import check_one_device
 
 _MOST_PIXELS = 8192  # of dense_crf: its matrix of Gaussians takes 0.5 GB
 _STORAGE = (torch.bfloat16, torch.float16)  # dtypes that compute in float32

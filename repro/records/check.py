@@ -7,7 +7,6 @@ A record of one of the paper's tables counts where it followed the protocol to t
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from repro.records.verdict import (
     unfit,
     way_of,
 )
+from repro.shell import exit_code
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="folders of records (default runs/ and protocols/measured/)",
     )
     options = parser.parse_args(arguments)
-    folders = options.runs or default_folders()
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        print(f"error: --runs: {missing[0]} must be a folder; got none there; give the --out of a run", file=sys.stderr)
-        return 2
-    report = compare(folders)
-    print("\n".join(report.lines()))
-    return 0 if all(comparison.judged.within for comparison in report.compared) else 1
+
+    def show() -> int:
+        folders = options.runs or default_folders()
+        missing = [folder for folder in folders if not folder.is_dir()]
+        if missing:
+            raise FileNotFoundError(f"--runs: {missing[0]} must be a folder; got none there; give the --out of a run")
+        report = compare(folders)
+        print("\n".join(report.lines()))
+        return 0 if all(comparison.judged.within for comparison in report.compared) else 1
+
+    return exit_code(show)

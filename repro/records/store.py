@@ -22,6 +22,7 @@ MOST_CLASSES = 256  # labels are uint8
 # Only a row that writes an archive for a server has it: {"archive": its path from the record's folder, "sha256", "score": null, or
 # {"value", "source", "entered": day} as a person entered it}. Until then `value` is null.
 SUBMISSION = "submission"
+RECORD = "record.json"  # in the folder of a row
 # Only a row with a CRF has it: value, per_class, confusion and, of a row that writes an archive, submission, as they were before the CRF.
 BEFORE_CRF = "before_crf"
 Record = dict[str, Any]
@@ -133,7 +134,7 @@ class Stored(NamedTuple):
 
 def record_path(out: Path, table: str, row: str, seed: int) -> Path:
     """Says where a row's record lies under the output folder."""
-    return out / table / f"{row}-seed{seed}" / "record.json"
+    return out / table / f"{row}-seed{seed}" / RECORD
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -249,6 +250,21 @@ def read_record(path: Path) -> Record:
         ) from error
 
 
+def read_recorded(folder: Path) -> Record:
+    """Reads the record in the folder of a row.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is damaged, foreign or newer than this program.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder}: must be the folder of a recorded row; got no {RECORD} in it; give one such as runs/table1/attention3-extra-seed1"
+        )
+    return read_record(path)
+
+
 def walk(folders: Iterable[Path], table: str | None = None) -> Iterator[Stored]:
     """Goes over every record below some folders, each with its content or with the reason why it cannot be used.
 
@@ -257,7 +273,7 @@ def walk(folders: Iterable[Path], table: str | None = None) -> Iterator[Stored]:
         table: Only this table's; None for all.
     """
     for folder in dict.fromkeys(folders):
-        for path in sorted(folder.glob(f"{'*' if table is None else glob.escape(table)}/*/record.json")):
+        for path in sorted(folder.glob(f"{'*' if table is None else glob.escape(table)}/*/{RECORD}")):
             try:
                 yield Stored(path, *_read(path), "")
             except ValueError as error:

@@ -15,7 +15,7 @@ import caffe_weights
 from repro.device import choose_device
 from repro.protocol import load_protocol
 from repro.records.store import walk
-from repro.shell import exit_code
+from repro.shell import exit_code, log
 from repro.solver.snapshot import trained_network
 from repro.visualize.figures import figures_of_run
 from repro.visualize.gallery import write_gallery
@@ -58,11 +58,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--gallery", action="store_true", help="write an index.html of all pictures too")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser.parse_args(arguments)
-
-
-def log(text: str) -> None:
-    """Writes a line to stderr, above a progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
 
 
 def make_drawer(options: argparse.Namespace) -> Drawer:
