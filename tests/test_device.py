@@ -8,7 +8,7 @@ import stat
 import pytest
 import torch
 
-from repro.device import Compute, parse_device, planned_device, processor_name
+from repro.device import Compute, choose_algorithms, parse_device, planned_device, processor_name
 
 
 @pytest.fixture
@@ -85,3 +85,39 @@ def test_what_goes_to_a_gpu_goes_through_pinned_memory():
     assert Compute(cpu).send(Sent()).calls == [(cpu, True)]
     there = torch.ones(2)
     assert Compute(cpu).send(there) is there
+
+
+@pytest.fixture
+def flags(monkeypatch):
+    """Reads torch's choice of algorithms: (only deterministic ones, cuDNN's deterministic, cuDNN's benchmark); puts all back."""
+    cudnn = torch.backends.cudnn
+
+    def read():
+        return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+
+    before = read()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield read
+    torch.use_deterministic_algorithms(before[0])
+    cudnn.deterministic, cudnn.benchmark = before[1:]
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)  # monkeypatch then gives the caller's back
+
+
+def test_a_gpu_trains_with_the_same_bits_or_the_fastest_algorithms_and_a_cpu_as_ever(flags, monkeypatch):
+    before = flags()
+    for deterministic in (True, False):
+        choose_algorithms(torch.device("cpu"), deterministic)
+        assert flags() == before
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    gpu = torch.device("cuda", 0)
+    choose_algorithms(gpu, deterministic=False)
+    assert flags() == (False, False, True)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    choose_algorithms(gpu, deterministic=True)
+    assert flags() == (True, True, False)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    choose_algorithms(gpu, deterministic=False)
+    assert flags() == (False, False, True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    choose_algorithms(gpu, deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
