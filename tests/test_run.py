@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tiny import main, run_command, write_data, write_protocol
 
-from repro.device import Compute
 from repro.models import build
 from repro.models.weights import save_caffemodel
 from repro.ops import backend
@@ -102,7 +100,6 @@ def test_a_table_from_nothing(tiny, tmp_path, capsys):
             "train_seconds",
         }
         assert 0 < record["run"]["train_seconds"] < record["run"]["seconds"]
-        assert (record["run"]["deterministic"], record["run"]["cuda_graph"]) == (True, False)  # a CPU is
     assert found["baseline-seed1"]["paper"] == 51.91
     assert found["attention3-extra-seed1"]["paper"] is None
 
@@ -124,22 +121,6 @@ def test_a_table_from_nothing(tiny, tmp_path, capsys):
     assert "Iteration 2, loss = " in err
     assert "[2/3] tiny max2, seed 1" in err
     assert (tmp_path / "out" / "tiny" / "table.md").read_text().startswith("**Tiny**")
-
-
-def test_the_algorithms_are_chosen_once_and_recorded(tiny, monkeypatch):
-    chosen = []
-    monkeypatch.setattr(
-        run_module, "choose_algorithms", lambda device, deterministic: chosen.append((device.type, deterministic))
-    )
-    for more in ([], ["--deterministic"]):
-        assert main([*tiny, "--row", "baseline", "--set", "solver.max_iter=1", *more]) == 0
-    assert chosen == [("cpu", False), ("cpu", True)]
-    monkeypatch.setattr(row_module, "device_name", lambda device: "A GPU")
-    for deterministic, word in ((True, "deterministic"), (False, "fastest")):
-        compute = Compute(torch.device("cuda", 0), deterministic=deterministic, cuda_graph=not deterministic)
-        assert row_module.circumstances(compute)["algorithms"] == word
-        described = row_module.machine(compute)
-        assert (described["deterministic"], described["cuda_graph"]) == (deterministic, not deterministic)
 
 
 def test_recorded_rows_are_skipped(tiny, tmp_path, capsys, monkeypatch):
