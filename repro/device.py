@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -18,11 +19,15 @@ class Compute:
     device: Where.
     precision: "fp32" (the faithful one), "tf32" or "bf16".
     workers: Processes (threads, at test) that read images ahead; 0 reads between iterations.
+    deterministic: Whether a training on a GPU must give the same bits again (see `choose_algorithms`); on the CPU it does anyway.
+    cuda_graph: Whether a GPU's work of a training iteration is recorded once and then replayed.
     """
 
     device: torch.device
     precision: str = "fp32"
     workers: int = 0
+    deterministic: bool = False
+    cuda_graph: bool = False
 
     def autocast(self) -> torch.autocast:
         """Makes the context in which convolutions compute in the precision's storage type, where that is not float32."""
@@ -75,6 +80,20 @@ def choose_device(name: str, precision: str) -> torch.device:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.deterministic = True
     return device
+
+
+def choose_algorithms(device: torch.device, deterministic: bool) -> None:
+    """Chooses what a GPU trains with: algorithms that give the same bits every time, or the fastest, which cuDNN finds by trying all of them on every new shape.
+
+    With the first, an operator of torch that has no such algorithm raises an error. On the CPU there is nothing to choose: two runs give the same bits.
+    """
+    if device.type != "cuda":
+        return
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses cuBLAS in this mode
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def processor_name() -> str:

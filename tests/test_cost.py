@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,17 @@ from repro.device import processor_name
 from repro.models import build
 from repro.protocol import load_protocol
 from repro.run import cost
-from repro.run.cost import duration, estimate, flops, forward_flops, learned_flops, nearest, recorded_speeds, row_flops
+from repro.run.cost import (
+    duration,
+    estimate,
+    flops,
+    forward_flops,
+    learned_flops,
+    nearest,
+    recorded_speeds,
+    row_flops,
+    training_images,
+)
 
 
 @pytest.fixture
@@ -131,3 +143,21 @@ def test_smaller_and_larger_networks_are_as_near(tmp_path, rows):
     assert nearest(rows["baseline"], speeds).source.name == "smaller"
     speeds = [speed_of(tmp_path, "larger", own * 4), speed_of(tmp_path, "smaller", own / 5)]
     assert nearest(rows["baseline"], speeds).source.name == "larger"
+
+
+def test_the_documents_roofline_is_what_is_counted():
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    pattern = r"takes (\d+) PFLOP in convolutions \(max or average: (\d+)\).*? peak of (\d+) .*?, (\d+) .*? and (\d+) in fp32: ([\d.]+), ([\d.]+)\s+and (\d+) minutes"
+    goals = r"goals are (\d+) minutes in bf16 and (\d+) in tf32, (\d+) % and (\d+) %"
+    (stated,), (aims,) = (re.findall(one, text, re.S) for one in (pattern, goals))
+    attention, others, *rest = stated
+    for table in ("table1", "table3"):
+        rows = {row.id: row.settings for row in load_protocol(table).rows}
+        for row, pflop in (("attention3", attention), ("max3", others), ("average3-extra", others)):
+            assert abs(flops(rows[row], training_images(rows[row]), test=0) / 1e15 - int(pflop)) < 0.6
+    peaks, minutes = rest[:3], rest[3:]
+    work = flops(rows["attention3"], training_images(rows["attention3"]), test=0)
+    seconds = [work / (float(peak) * 1e12) for peak in peaks]
+    assert [f"{seconds[0] / 60:.1f}", f"{seconds[1] / 60:.1f}", f"{seconds[2] / 60:.0f}"] == list(minutes)
+    parts = [100 * second / (60 * float(goal)) for second, goal in zip(seconds, aims[:2], strict=False)]
+    assert [f"{part:.0f}" for part in parts] == list(aims[2:])

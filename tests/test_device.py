@@ -1,4 +1,4 @@
-"""Which device a plan means, found out without starting CUDA."""
+"""Which device a plan means, found out without starting CUDA; and with which algorithms a training computes."""
 
 import os
 import platform
@@ -7,8 +7,12 @@ import stat
 
 import pytest
 import torch
+from tiny import main, run_command
 
-from repro.device import Compute, parse_device, planned_device, processor_name
+from repro.device import Compute, choose_algorithms, parse_device, planned_device, processor_name
+from repro.records.store import read_record
+from repro.run import __main__ as program
+from repro.run import row as row_module
 
 
 @pytest.fixture
@@ -85,3 +89,57 @@ def test_what_goes_to_a_gpu_goes_through_pinned_memory():
     assert Compute(cpu).send(Sent()).calls == [(cpu, True)]
     there = torch.ones(2)
     assert Compute(cpu).send(there) is there
+
+
+@pytest.fixture
+def flags(monkeypatch):
+    """Reads torch's choice of algorithms: (only deterministic ones, cuDNN's deterministic, cuDNN's benchmark); puts all back."""
+    cudnn = torch.backends.cudnn
+
+    def read():
+        return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+
+    before = read()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield read
+    torch.use_deterministic_algorithms(before[0])
+    cudnn.deterministic, cudnn.benchmark = before[1:]
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)  # monkeypatch then gives the caller's back
+
+
+def test_a_gpu_trains_with_the_same_bits_or_the_fastest_algorithms_and_a_cpu_as_ever(flags, monkeypatch):
+    before = flags()
+    for deterministic in (True, False):
+        choose_algorithms(torch.device("cpu"), deterministic)
+        assert flags() == before
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    gpu = torch.device("cuda", 0)
+    choose_algorithms(gpu, deterministic=False)
+    assert flags() == (False, False, True)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    choose_algorithms(gpu, deterministic=True)
+    assert flags() == (True, True, False)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    choose_algorithms(gpu, deterministic=False)
+    assert flags() == (False, False, True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    choose_algorithms(gpu, deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_the_algorithms_are_chosen_once_and_recorded(tmp_path, monkeypatch):
+    chosen, command = [], run_command(tmp_path)
+    monkeypatch.setattr(
+        program, "choose_algorithms", lambda device, deterministic: chosen.append((device.type, deterministic))
+    )
+    for more in ([], ["--deterministic"]):
+        assert main([*command, "--row", "baseline", "--set", "solver.max_iter=1", *more]) == 0
+    assert chosen == [("cpu", False), ("cpu", True)]
+    (record,) = (read_record(path) for path in (tmp_path / "out").glob("*/*/record.json"))
+    assert (record["run"]["deterministic"], record["run"]["cuda_graph"]) == (True, False)  # a CPU always is
+    monkeypatch.setattr(row_module, "device_name", lambda device: "A GPU")
+    for deterministic, word in ((True, "deterministic"), (False, "fastest")):
+        compute = Compute(torch.device("cuda", 0), deterministic=deterministic, cuda_graph=not deterministic)
+        assert row_module.circumstances(compute)["algorithms"] == word
+        described = row_module.machine(compute)
+        assert (described["deterministic"], described["cuda_graph"]) == (deterministic, not deterministic)

@@ -56,7 +56,7 @@ def train(items, settings, dtype, snapshot, arithmetic=None):
     network = build(settings["model"], 3, 1).to(dtype)
     network.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype),))
     training = Training(network, items, settings, Sitting(1, "me", snapshot, Compute(torch.device("cpu"))))
-    batches, step = [], training._step
+    batches, step = [], training.step
 
     def noted(stream):
         for batch in stream:
@@ -69,7 +69,7 @@ def train(items, settings, dtype, snapshot, arithmetic=None):
             arithmetic.end_step(network.parameters())
         return found
 
-    training._step = one_step
+    training.step = one_step
     training.run()
     return training.curve, [p.detach() for p in network.parameters()], batches
 

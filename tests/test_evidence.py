@@ -303,6 +303,38 @@ def test_a_wrong_gradient_does_not_agree(monkeypatch, tmp_path):
     }  # fmt: skip
 
 
+def test_training_is_timed_with_every_option_the_graph_last(monkeypatch, tmp_path):
+    asked, chosen = [], []
+
+    def time_steps(settings, images, compute, profiled):
+        asked.append((compute.precision, images, compute.deterministic, compute.cuda_graph, profiled))
+        assert chosen[-1] == compute.deterministic
+        if compute.precision == "fp32" and images > 15:
+            raise torch.OutOfMemoryError("too little")
+        if compute.cuda_graph and compute.precision == "bf16":
+            raise RuntimeError("--cuda-graph: an iteration\n must be")
+        return {"state": "timed", "batch": images, "images_per_second": 1.0}
+
+    monkeypatch.setattr(training, "time_steps", time_steps)
+    monkeypatch.setattr(training, "choose_device", lambda name, precision: torch.device(name))
+    monkeypatch.setattr(training, "choose_algorithms", lambda device, deterministic: chosen.append(deterministic))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    assert not training.speed(torch.device("cuda", 0), tmp_path / "result.json")
+    assert asked == [
+        ("fp32", 30, False, False, True), ("fp32", 15, False, False, True), ("tf32", 30, False, False, True), ("bf16", 30, False, False, True),
+        ("fp32", 15, True, False, False), ("tf32", 30, True, False, False), ("bf16", 30, True, False, False),
+        ("fp32", 15, False, True, False), ("tf32", 30, False, True, False), ("bf16", 30, False, True, False),
+    ]  # fmt: skip
+    found = json.loads((tmp_path / "result.json").read_text())["precisions"]
+    assert {name: one["state"] for name, one in found.items()} == dict.fromkeys(training.PRECISIONS, "timed")
+    assert found["fp32"]["batch"] == found["fp32"]["with"]["--cuda-graph"]["batch"] == 15
+    assert found["bf16"]["with"]["--deterministic"]["state"] == "timed"
+    assert found["bf16"]["with"]["--cuda-graph"] == {"state": "--cuda-graph: an iteration must be"}
+    asked.clear()
+    assert training.speed(torch.device("cpu"), tmp_path / "result.json")
+    assert [one[0] for one in asked] == ["fp32", "bf16"]
+
+
 def test_the_commands_name_what_exists(tmp_path):
     setting = Setting(tmp_path, tmp_path, "cuda")
     commands = {step.name: step.command(setting) for step in STEPS}

@@ -103,14 +103,14 @@ def test_an_interrupted_run_goes_on_with_what_was_filled(command, tmp_path, monk
     options = ["--row", "baseline", "--fill", "fc6,fc7"]
     assert main([*command, *options]) == 0
     whole = read_record(next((tmp_path / "out").glob("*/baseline-seed1/record.json")))
-    step = Training._step
+    step = Training.step
 
     def interrupted(self, stream):
         if self.iteration == 5:
             raise KeyboardInterrupt
         return step(self, stream)
 
-    monkeypatch.setattr(Training, "_step", interrupted)
+    monkeypatch.setattr(Training, "step", interrupted)
     again = [*command[:-1], str(tmp_path / "again"), *options]
     assert main(again) == 130
     monkeypatch.undo()

@@ -33,7 +33,7 @@ STEPS = [
     step("memcheck", {"of_our_kernels": 0, "of_others": 1}),
     step("bench-fp32", {"copy_gb_per_s": 3012.4, "targets": 10, "missed": ["interp"]}),
     step("ncu", state="left out", reason="needs ncu", seconds=0),
-    step("speed", {"precisions": {"fp32": {"median_seconds": 1.5, "batch": 30, "peak_bytes": 2**34}}}),
+    step("speed", {"precisions": {"fp32": {"median_seconds": 1.5, "batch": 30, "peak_bytes": 2**34, "with": {"--deterministic": {"median_seconds": 2}, "--cuda-graph": {"state": "failed"}}}}}),
     step("demo-bf16", {"value": 41.234, "value_kept": 40.9}),
     step("loader", {"streams": [{"images_per_second": 200.4}, {"images_per_second": 90}]}),
 ]  # fmt: skip
@@ -45,7 +45,7 @@ FACTS = [
     "0 errors in our kernels, 1 in others",
     "copy 3012 GB/s; 9 of 10 targets reached",
     "",
-    "fp32: 1500 ms for 30 images, 16.0 GiB",
+    "fp32: 1500 ms for 30 images, 16.0 GiB, --deterministic 2000 ms",
     "41.23, kept 40.90",
     "200 images/s at most",
 ]
@@ -141,3 +141,8 @@ def test_findings_of_any_kind_make_no_error(bad):
         evidence({"rehearsal": False, "steps": [step(name, dict.fromkeys(keys, bad))]}, "")
         for key in keys:
             evidence({"rehearsal": False, "steps": [step(name, {key: bad}), step(name, {key: {"fp32": bad}})]}, "")
+    timed = {
+        "fp32": {"median_seconds": 1, "with": bad},
+        "bf16": {"median_seconds": 1, "with": {"--deterministic": bad}},
+    }
+    evidence({"rehearsal": False, "steps": [step("speed", {"precisions": timed})]}, "")

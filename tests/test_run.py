@@ -88,6 +88,8 @@ def test_a_table_from_nothing(tiny, tmp_path, capsys):
         assert set(record["run"]) == {
             "device",
             "device_name",
+            "deterministic",
+            "cuda_graph",
             "threads",
             "world_size",
             "versions",

@@ -107,6 +107,8 @@ def test_broken_data(refused, tmp_path, harm):
         ),
         (["--device", "cuda:99"], "--device: cuda:99 must be present and torch built for it; got "),
         (["--precision", "tf32"], "--precision: tf32 needs a CUDA device; got cpu; use fp32"),
+        (["--cuda-graph"], "--cuda-graph: needs a CUDA device; got cpu; leave it out"),
+        (["--cuda-graph", "--dry-run"], "--cuda-graph: needs a CUDA device; got cpu; leave it out"),
         (["--workers", "-1"], "--workers: must be 0..1024; got -1; use 0 to decode in the training process"),
         (["--seeds", "0"], "--seeds, --seed: must be 1..1000 and 0..2^32-1; got 0, 1; correct them"),
         (["--seed", "-1"], "--seeds, --seed: must be 1..1000 and 0..2^32-1; got 1, -1; correct them"),

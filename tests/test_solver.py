@@ -7,6 +7,7 @@ from conftest import golden
 from float_rule import Step, Truth, U
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.models.layers import convolution
 from repro.ops import segmentation_loss
@@ -164,6 +165,37 @@ def test_history_keeps_the_old_rate_when_the_rate_drops():
         solver.step()
     assert layer.weight.item() == pytest.approx(-1.5)  # torch.optim.SGD would give -1.05
     assert np.isclose(solver.history["fc8.weight"].item(), 0.5)
+
+
+class Calls(TorchDispatchMode):
+    """Names the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.append(operator.overloadpacket.__name__)
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("iter_size", [1, 2])
+def test_an_update_takes_one_call_for_all_parameters(iter_size):
+    """On a GPU each of these calls is a launch or a few, however many layers there are."""
+    called = []
+    for count in (1, 20):
+        layers = {f"conv{n}": convolution(2, 3, 3) for n in range(count)}
+        table = TABLE | {"lr_policy": "fixed", "iter_size": iter_size}
+        solver = Solver(layers, table, dict.fromkeys(layers, (1, 2)), (1, 0))
+        for parameter in solver.parameters:
+            torch.nn.init.ones_(parameter)
+            parameter.grad = torch.ones_like(parameter)
+        with Calls() as calls:
+            solver.step()
+        called.append(calls.names)
+    decay = ["_foreach_mul", "_foreach_add_"]
+    momentum = ["_foreach_mul_", "_foreach_mul_", "_foreach_add_"]
+    assert called == [["_foreach_mul_"] * (iter_size > 1) + decay + momentum + ["_foreach_sub_"]] * 2
 
 
 def test_a_missing_gradient_is_named():

@@ -29,11 +29,11 @@ def settings(tmp_path):
 
 def run(items, settings, folder, seed=1, workers=0, report=lambda *values: None, starts=None, **changes):
     """Trains from the beginning or from a snapshot; returns the curve, the parameters and the snapshot. `starts` gets the first iteration."""
-    network = build(settings["model"], 3, seed)
     compute = Compute(torch.device("cpu"), workers=workers)
     sitting = Sitting(
         **{"seed": seed, "identity": "me", "snapshot": folder / "snapshot.pt", "compute": compute} | changes
     )
+    network = build(settings["model"], 3, seed).to(sitting.compute.device)
     training = Training(network, items, settings, sitting)
     if starts is not None:
         starts.append(training.iteration)

@@ -37,7 +37,12 @@ def _facts(name: str, found: dict[str, Any]) -> Iterator[str]:
         if (seconds := _number(one, "median_seconds")) is not None:
             memory = _number(one, "peak_bytes")
             peak = "" if memory is None else f", {memory / 2**30:.1f} GiB"
-            yield f"{precision}: {seconds * 1e3:.0f} ms for {_number(one, 'batch') or 0:g} images{peak}"
+            others = "".join(
+                f", {option} {other * 1e3:.0f} ms"
+                for option in sorted(_table(one, "with"))
+                if (other := _number(_table(one, "with", option), "median_seconds")) is not None
+            )
+            yield f"{precision}: {seconds * 1e3:.0f} ms for {_number(one, 'batch') or 0:g} images{peak}{others}"
     if name == "tests" and (passed := _number(found, "passed")) is not None:
         skipped = sum(number for number in _table(found, "skipped").values() if is_number(number))
         yield f"{passed:g} passed, {_number(found, 'failed') or 0:g} failed, {skipped:g} skipped"

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from repro.data.pool import interruptible
-from repro.device import Compute, choose_device, planned_device
-from repro.distributed import end_at_once, joined, launched, listen_only, local_world_size, own_device, rank
+from repro.device import Compute, choose_algorithms, choose_device, planned_device
+from repro.distributed import end_at_once, joined, launched, listen_only, local_world_size, own_device, rank, world_size
 from repro.files import write_text
 from repro.protocol import load_protocol
 from repro.records import check, score
@@ -71,6 +71,17 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
     add("--precision", default="fp32", choices=("fp32", "tf32", "bf16"), help="fp32 (the default) is the faithful one")
     add(
+        "--deterministic",
+        action="store_true",
+        help="on a GPU: the same bits every time, from slower algorithms; without it cuDNN takes the fastest, and last bits may differ from run to run; "
+        "a CPU gives the same bits anyway",
+    )
+    add(
+        "--cuda-graph",
+        action="store_true",
+        help="on one GPU: record the forward and backward pass of an iteration once, after three plain ones, and start each later one by one launch",
+    )
+    add(
         "--workers",
         type=int,
         metavar="N",
@@ -116,7 +127,7 @@ def make_options(arguments: argparse.Namespace, device, synthetic: bool) -> Opti
     """Collects how to run.
 
     Raises:
-        ValueError: The number of workers is negative.
+        ValueError: The number of workers is out of range, or a CUDA graph is asked for where there can be none.
     """
     workers = arguments.workers
     if workers is None:
@@ -125,7 +136,14 @@ def make_options(arguments: argparse.Namespace, device, synthetic: bool) -> Opti
         raise ValueError(
             f"--workers: must be 0..{MOST_WORKERS}; got {workers}; use 0 to decode in the training process"
         )
-    return Options(arguments.out, Compute(device, arguments.precision, workers), lambda: bool(_stop_asked))
+    if arguments.cuda_graph and device.type != "cuda":
+        raise ValueError(f"--cuda-graph: needs a CUDA device; got {device.type}; leave it out")
+    if arguments.cuda_graph and world_size() > 1:
+        raise ValueError(
+            f"--cuda-graph: must be one process's, for no graph holds the sums over several; got {world_size()} processes; leave it out, or torchrun"
+        )
+    how = {"deterministic": arguments.deterministic, "cuda_graph": arguments.cuda_graph}
+    return Options(arguments.out, Compute(device, arguments.precision, workers, **how), lambda: bool(_stop_asked))
 
 
 def fill_overrides(text: str) -> list[str]:
@@ -187,6 +205,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     device = choose_device(own_device(arguments.device), arguments.precision)
     options = make_options(arguments, device, synthetic)
+    choose_algorithms(device, options.compute.deterministic)
     check_memory(jobs, options.compute)
     if rank() == 0:
         check_writable(options.out)

@@ -88,14 +88,20 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
-def circumstances(device: torch.device) -> dict[str, str]:
+def is_deterministic(compute: Compute) -> bool:
+    """Tells whether another run gives the same bits: on the CPU always, on a GPU where it was asked for."""
+    return compute.device.type == "cpu" or compute.deterministic
+
+
+def circumstances(compute: Compute) -> dict[str, str]:
     """Collects what may change the last bits of a run's numbers and is no setting: a resumed run says where they differ."""
     git = git_state()
     chosen = [f"{name}={os.environ[name]}" for name in _INSTRUCTIONS if name in os.environ]
     return {
         "code": f"{__version__} {git['commit'] or 'without git'}{' with changes' if git['dirty'] else ''}",
         "torch": str(torch.__version__),
-        "device": device_name(device),
+        "device": device_name(compute.device),
+        "algorithms": "deterministic" if is_deterministic(compute) else "fastest",
         "threads": str(torch.get_num_threads()),
         "world_size": str(world_size()),
         "instructions": " ".join([torch.backends.cpu.get_cpu_capability(), *chosen]),
@@ -109,11 +115,13 @@ def resumed_under(sittings: list[dict[str, str]]) -> dict[str, list[str]]:
     return {key: found for key, found in values.items() if len(set(found)) > 1}
 
 
-def machine(device: torch.device) -> dict:
-    """Describes where the run took place."""
+def machine(compute: Compute) -> dict:
+    """Describes where and how the run took place."""
     return {
-        "device": str(device),
-        "device_name": device_name(device),
+        "device": str(compute.device),
+        "device_name": device_name(compute.device),
+        "deterministic": is_deterministic(compute),
+        "cuda_graph": compute.cuda_graph,
         "threads": torch.get_num_threads(),
         "world_size": world_size(),
         "versions": {
@@ -265,7 +273,7 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
     broadcast(network.parameters())
     curve, seconds, sittings = [], 0.0, []
     if max_iter > 0:
-        sitting = Sitting(job.seed, identity, snapshot, compute, circumstances(compute.device), options.should_stop)
+        sitting = Sitting(job.seed, identity, snapshot, compute, circumstances(compute), options.should_stop)
         training = Training(network, inputs.train, settings, sitting)
         _train(training, max_iter)
         curve, seconds, sittings = training.curve, training.seconds, training.sittings
@@ -296,5 +304,5 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
         "note": job.protocol.note,
         "settings": settings,
         "provenance": made_from | {"backend": backend()},
-        "run": machine(compute.device) | {"resumed_under": resumed_under(sittings)} | times,
+        "run": machine(compute) | {"resumed_under": resumed_under(sittings)} | times,
     }

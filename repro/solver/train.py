@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from repro.models import MultiScale
 from repro.models.build import lr_mult_key
 from repro.models.layers import Dropout
 from repro.solver.loss import losses
+from repro.solver.recorded import Recorded
 from repro.solver.sgd import Solver
 from repro.solver.snapshot import Snapshot, load_parameters, parameter_shapes, read_snapshot, write_snapshot
 
@@ -136,6 +137,7 @@ class Training:
             self.sittings.append(sitting.circumstances)
         self._saved = self.iteration
         self._pending: list[torch.Tensor] = []  # losses still on the device: reading each at once would make it wait
+        self._recorded = Recorded(self._backward) if sitting.compute.cuda_graph else None
 
     @property
     def iteration(self) -> int:
@@ -173,7 +175,8 @@ class Training:
             while not self.finished:
                 stop = any_of(self._sitting.should_stop())
                 if not stop:
-                    rate = self._step(stream)
+                    loss, rate = self.step(stream)
+                    self._pending.append(loss)
                     if self.iteration % table["display"] == 0 or self.finished:
                         report(self.iteration, self._settle(), rate)
                 self.seconds = before + time.monotonic() - started
@@ -183,27 +186,39 @@ class Training:
                     raise KeyboardInterrupt
         finally:
             del stream
+            self._recorded = None  # the test that follows needs the memory
         self.seconds = before + time.monotonic() - started
 
-    def _step(self, stream) -> float:
-        """Does one iteration; returns its rate."""
+    def step(self, stream: Iterator[Sequence[torch.Tensor]]) -> tuple[torch.Tensor, float]:
+        """Does one iteration.
+
+        Args:
+            stream: Of batches, each of data, label and dim as `repro.data.stream` makes them, on the CPU.
+
+        Returns:
+            The iteration's loss, float64 and on the device, and its rate.
+        """
         compute, iter_size = self._sitting.compute, self._settings["solver"]["iter_size"]
         torch.manual_seed(iteration_seed(self._sitting.seed, self.iteration))
+        batches = ([compute.send(part) for part in next(stream)] for _ in range(iter_size))
+        loss = (self._recorded or self._backward)(batches)
+        # The update is not recorded: its rates are numbers of Python, which a graph would keep, and its launches are few.
+        return loss / iter_size, self._solver.step()
+
+    def _backward(self, batches: Iterable[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """Leaves the gradients of an iteration, summed over its batches, at the parameters; returns the sum of its losses."""
+        compute, iter_size = self._sitting.compute, self._settings["solver"]["iter_size"]
+        extra, ignore = self._settings["model"]["extra_supervision"], self._settings["data"]["ignore_label"]
         self._solver.zero_grad()
         loss_sum = torch.zeros((), dtype=torch.float64, device=compute.device)
-        for number in range(iter_size):
-            data, label, dim = (compute.send(part) for part in next(stream))
+        for number, (data, label, dim) in enumerate(batches, start=1):
             with compute.autocast():
                 output = self._network(data)
-            extra = self._settings["model"]["extra_supervision"]
-            ignore = self._settings["data"]["ignore_label"]
             loss = sum(losses(output, label, self._network.scales, extra, ignore, dim).values())
-            with self._gradients.of_iteration(last=number == iter_size - 1):
+            with self._gradients.of_iteration(last=number == iter_size):
                 loss.backward()
             loss_sum += loss.detach()
-        rate = self._solver.step()
-        self._pending.append(loss_sum / iter_size)
-        return rate
+        return loss_sum
 
     def _settle(self) -> float:
         """Reads the losses that are still on the device; returns the last."""

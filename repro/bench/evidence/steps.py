@@ -162,7 +162,7 @@ STEPS = (
         "ncu", "four kernels under ncu", 120, _ncu,
         lambda setting: outputs.ncu(setting.scratch / "ncu.csv", setting.out / "ncu.csv"), True, "ncu",
     ),
-    _own("speed", "timed training at full width, memory and the hottest kernels", 180, "training", "speed"),
+    _own("speed", "timed training at full width, its options, memory and the hottest kernels", 300, "training", "speed"),
     _demo("fp32"),
     _demo("bf16"),
     _own("loader", "batches a second of the data stream at table 3's shapes", 120, "loader"),

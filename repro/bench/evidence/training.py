@@ -1,9 +1,11 @@
-"""Training steps of the paper's network at full width: `agree` does one in every precision beside the CPU's, `speed` times them."""
+"""Training iterations of the paper's network at full width: `agree` does one in every precision beside the CPU's, `speed` times them, plain and with --deterministic and --cuda-graph."""
 
 from __future__ import annotations
 
 import argparse
 import copy
+import gc
+import itertools
 import math
 import statistics
 import sys
@@ -13,13 +15,12 @@ from typing import Any
 
 import torch
 
-from repro.device import Compute, choose_device
+from repro.device import Compute, choose_algorithms, choose_device
 from repro.files import write_json
 from repro.models import MultiScale, build
 from repro.protocol import load_protocol
-from repro.solver.loss import losses
-from repro.solver.sgd import Solver
-from repro.solver.train import make_solver
+from repro.solver import recorded
+from repro.solver.train import Sitting, Training
 
 TABLE, ROW = (
     "table3",
@@ -31,7 +32,14 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 TOLERANCE = {"fp32": 2e-3, "tf32": 3e-2, "bf16": 1e-1}
 SMALL = {"width": 1 / 32, "crop_size": 65, "batch_size": 2}  # a rehearsal's
 AGREE_BATCH = 2
-WARM_UP, TIMED, HOTTEST = 3, 10, 10
+WARM_UP, TIMED, HOTTEST = recorded.WARM_UP + 1, 10, 10  # the last of them is recorded where a graph is
+# By the options of repro.run that ask for it. The graph comes last: a recording that fails may leave CUDA in any state.
+OPTIONS: dict[str, dict[str, bool]] = {
+    "": {},
+    "--deterministic": {"deterministic": True},
+    "--cuda-graph": {"cuda_graph": True},
+}
+NO_SNAPSHOT = Path("/nonexistent/snapshot.pt")  # no training here goes on from one, or leaves one
 
 
 def row_settings(rehearsal: bool) -> dict[str, Any]:
@@ -45,8 +53,8 @@ def row_settings(rehearsal: bool) -> dict[str, Any]:
     return settings
 
 
-def draw_batch(settings: dict[str, Any], images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws images and labels of the training crop's size, on the CPU: noise in blocks of 8 pixels, a tenth of the labels ignored."""
+def draw_batch(settings: dict[str, Any], images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draws images, labels and sizes as the data stream makes them, of the training crop's size: noise in blocks of 8 pixels, a tenth of the labels ignored."""
     side, classes = settings["transform"]["crop_size"], len(settings["data"]["class_names"])
     generator, blocks = torch.Generator().manual_seed(0), -(-side // 8)
 
@@ -56,32 +64,14 @@ def draw_batch(settings: dict[str, Any], images: int) -> tuple[torch.Tensor, tor
     data = enlarged(torch.randn(images, 3, blocks, blocks, generator=generator) * 60)
     label = torch.randint(classes, (images, blocks, blocks), generator=generator)
     label[torch.rand(label.shape, generator=generator) < 0.1] = settings["data"]["ignore_label"]
-    return data.contiguous(memory_format=torch.channels_last), enlarged(label).to(torch.uint8)
+    sizes = torch.full((images, 2), side)
+    return data.contiguous(memory_format=torch.channels_last), enlarged(label).to(torch.uint8), sizes
 
 
-def train_step(
-    network: MultiScale,
-    solver: Solver,
-    batch: tuple[torch.Tensor, torch.Tensor],
-    settings: dict[str, Any],
-    compute: Compute,
-) -> torch.Tensor:
-    """Does one iteration, as repro.solver.train does it; returns the loss, on the device."""
-    data, label = (compute.send(part) for part in batch)
-    solver.zero_grad()
-    with compute.autocast():
-        output = network(data)
-    extra, ignore = settings["model"]["extra_supervision"], settings["data"]["ignore_label"]
-    loss = sum(losses(output, label, network.scales, extra, ignore).values())
-    loss.backward()
-    solver.step()
-    return loss.detach()
-
-
-def make(settings: dict[str, Any], compute: Compute) -> tuple[MultiScale, Solver]:
-    """Builds the network, with the filler's weights, on the device."""
+def make(settings: dict[str, Any], compute: Compute) -> tuple[MultiScale, Training]:
+    """Builds the network, with the filler's weights, on the device, and its training."""
     network = build(settings["model"], len(settings["data"]["class_names"]), seed=1).to(compute.device).train()
-    return network, make_solver(network, settings)
+    return network, Training(network, [], settings, Sitting(1, "", NO_SNAPSHOT, compute))
 
 
 def gradients(network: MultiScale) -> torch.Tensor:
@@ -91,9 +81,9 @@ def gradients(network: MultiScale) -> torch.Tensor:
 
 def one_step(settings: dict[str, Any], compute: Compute) -> dict[str, Any]:
     """Does a first iteration without dropout, whose masks no two devices draw alike."""
-    network, solver = make(settings, compute)
+    network, training = make(settings, compute)
     before = [p.detach().clone() for p in network.parameters()]
-    loss = train_step(network, solver, draw_batch(settings, AGREE_BATCH), settings, compute).item()
+    loss = training.step(itertools.repeat(draw_batch(settings, AGREE_BATCH)))[0].item()
     moved = [not torch.equal(a, p) for a, p in zip(before, network.parameters(), strict=True)]
     finite = all(bool(p.isfinite().all()) for p in network.parameters())
     return {
@@ -162,12 +152,12 @@ def hottest(call, device: torch.device) -> list[dict[str, Any]]:
     ]
 
 
-def time_steps(settings: dict[str, Any], images: int, compute: Compute) -> dict[str, Any]:
-    """Times WARM_UP + TIMED iterations, each to the device's end; then profiles one more."""
+def time_steps(settings: dict[str, Any], images: int, compute: Compute, profiled: bool) -> dict[str, Any]:
+    """Times WARM_UP + TIMED iterations, each to the device's end; then profiles one more, where that is wanted."""
     device, cuda = compute.device, compute.device.type == "cuda"
     warm_up, timed = (WARM_UP, TIMED) if cuda else (1, 2)
-    network, solver = make(settings, compute)
-    batch = draw_batch(settings, images)
+    _, training = make(settings, compute)
+    stream = itertools.repeat(draw_batch(settings, images))
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []
@@ -175,7 +165,7 @@ def time_steps(settings: dict[str, Any], images: int, compute: Compute) -> dict[
 
     def step() -> None:
         nonlocal loss
-        loss = train_step(network, solver, batch, settings, compute)
+        loss, _ = training.step(stream)
         if cuda:
             torch.cuda.synchronize(device)
 
@@ -184,46 +174,60 @@ def time_steps(settings: dict[str, Any], images: int, compute: Compute) -> dict[
         step()
         seconds.append(time.perf_counter() - started)
     median = statistics.median(seconds[warm_up:])
+    finite = bool(torch.isfinite(loss))
     return {
+        "state": "timed" if finite else "the loss is not finite",
         "batch": images,
         "seconds": seconds,
         "warm_up": warm_up,
         "median_seconds": median,
         "images_per_second": images / median,
         "peak_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
-        "loss_is_finite": bool(torch.isfinite(loss)),
-        "hottest": hottest(step, device),
-    }
+        "loss_is_finite": finite,
+    } | ({"hottest": hottest(step, device)} if profiled else {})
+
+
+def time_what_fits(settings: dict[str, Any], images: int, compute: Compute, profiled: bool) -> dict[str, Any]:
+    """Times iterations of so many images, or of half as many as often as the device's memory is too small; says why where it cannot."""
+    while True:
+        try:
+            return time_steps(settings, images, compute, profiled)
+        except RuntimeError as error:
+            state = {"state": " ".join(str(error).split())[:300]}
+            if images == 1 or not isinstance(error, torch.OutOfMemoryError):
+                return state
+        images //= 2
+        if compute.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def speed(device: torch.device, result: Path) -> bool:
-    """Times training in every precision; halves the batch where the device's memory is too small, and says so. Returns whether all trained."""
+    """Times training in every precision, on a GPU with every option too. Returns whether all trained."""
     settings = row_settings(device.type == "cpu")
-    found: dict[str, Any] = {"row": f"{TABLE} {ROW}", "width": settings["model"]["width"], "precisions": {}}
+    timed: dict[str, Any] = {}
+    found = {"row": f"{TABLE} {ROW}", "width": settings["model"]["width"], "precisions": timed}
     good = True
-    for precision in PRECISIONS:
-        if precision == "tf32" and device.type == "cpu":
-            found["precisions"][precision] = {"state": "left out: no CUDA device"}
+    for (option, how), precision in itertools.product(OPTIONS.items(), PRECISIONS):
+        if device.type == "cpu" and option:
             continue
-        compute = Compute(choose_device(str(device), precision), precision)
-        images = settings["solver"]["batch_size"]
-        while precision not in found["precisions"]:
-            try:
-                one = time_steps(settings, images, compute)
-                one["state"] = "timed" if one["loss_is_finite"] else "the loss is not finite"
-                found["precisions"][precision] = one
-            except torch.OutOfMemoryError as error:
-                if images == 1:
-                    found["precisions"][precision] = {"state": " ".join(str(error).split())[:300]}
-                images //= 2
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-        good &= found["precisions"][precision]["state"] == "timed"
+        if device.type == "cpu" and precision == "tf32":
+            timed[precision] = {"state": "left out: no CUDA device"}
+            continue
+        compute = Compute(choose_device(str(device), precision), precision, **how)
+        choose_algorithms(compute.device, compute.deterministic)
+        images = timed.get(precision, {}).get("batch", settings["solver"]["batch_size"])
+        one = time_what_fits(settings, images, compute, profiled=not option)
+        gc.collect()  # a recording and its training name each other
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        if option:
+            timed[precision].setdefault("with", {})[option] = one
+        else:
+            timed[precision] = one
+        good &= one["state"] == "timed"
         write_json(result, found)
-        shown = {
-            key: value for key, value in found["precisions"][precision].items() if key not in ("hottest", "seconds")
-        }
-        print(f"{precision}: {shown}", flush=True)
+        shown = {key: value for key, value in one.items() if key not in ("hottest", "seconds")}
+        print(f"{precision} {option}: {shown}", flush=True)
     return good
 
 
