@@ -92,6 +92,6 @@ def test_ctrl_c_is_quiet_also_where_the_pool_sees_its_dead_workers_first(monkeyp
     monkeypatch.setattr(ProcessPoolExecutor, "shutdown", late)
     results = work_through(slowly, range(1000), 2, 1, "testing", "thing")
     assert next(results) == 0
-    with pytest.raises(KeyboardInterrupt), interruptible():
-        Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with interruptible(), pytest.raises(KeyboardInterrupt):
         list(results)
