@@ -8,13 +8,13 @@ from repro.protocol import reading as protocol_module
 from repro.records.tables import (
     as_markdown,
     as_text,
-    metric_name,
     notes,
     per_class_line,
     records_of,
     remarks,
     spread,
     table_lines,
+    values_name,
 )
 from repro.records.verdict import measure
 
@@ -57,7 +57,13 @@ extends = "tiny/max2"
 
 
 def record(value, seed=1, seconds=10.0, deviates=None, **more):
-    return {"value": value, "seed": seed, "run": {"seconds": seconds}, "deviates": deviates or {}} | more
+    return {
+        "value": value,
+        "seed": seed,
+        "run": {"seconds": seconds},
+        "deviates": deviates or {},
+        "provenance": {},
+    } | more
 
 
 @pytest.fixture
@@ -179,8 +185,8 @@ def test_the_name_of_a_metric(tables):
     view = tables(
         'metric = "ball"\n[[row]]\nid = "a"\nof = "tiny/max2"\n[[row]]\nid = "m"\nof = "tiny/max2"\nmetric = "mean_iou"\n'
     )
-    assert metric_name(view) == "IoU by class and their mean"
-    assert metric_name(tables('metric = "ball"\n[[row]]\nid = "a"\nof = "tiny/max2"\n')) == "IoU of ball"
+    assert values_name(view) == "IoU by class and their mean"
+    assert values_name(tables('metric = "ball"\n[[row]]\nid = "a"\nof = "tiny/max2"\n')) == "IoU of ball"
 
 
 def test_records_of_rows_that_lie_elsewhere(tables):

@@ -14,7 +14,7 @@ def _value(value: Any) -> str:
     """Writes a string, a number, a switch, a list of such, or a table of them."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_value(entry)}" for key, entry in value.items()) + " }"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
     # JSON's strings are TOML's, but for the one control character that JSON lets stand as it is.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from repro.protocol import Protocol, Row
+from repro.protocol import Protocol, Row, metric_name
 from repro.records.claims import known_spreads, orderings
 from repro.records.store import BEFORE_CRF, SUBMISSION
 from repro.records.verdict import Measured, judge_value, measure, minus, row_values, value_before_crf
@@ -156,17 +156,17 @@ def notes(protocol: Protocol, records: Records) -> list[str]:
     return result
 
 
-def metric_name(protocol: Protocol) -> str:
+def values_name(protocol: Protocol) -> str:
     """Names what the table's values are."""
     if len({row.metric for row in protocol.rows}) > 1:
         return "IoU by class and their mean"
-    return "mean IoU" if protocol.metric == "mean_iou" else f"IoU of {protocol.metric}"
+    return metric_name(protocol.metric)
 
 
 def _caption(protocol: Protocol) -> str:
     """Says what the table's values are, and where the paper's are from."""
     source = f"; paper: {protocol.source}" if protocol.printed else ""
-    return f"({metric_name(protocol)}, percent{source})"
+    return f"({values_name(protocol)}, percent{source})"
 
 
 def per_class_line(record: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from repro.protocol import Protocol, Row, settings_sha256
-from repro.records.store import BEFORE_CRF, SUBMISSION, Record
+from repro.protocol import Protocol, Row, metric_classes, metric_value, settings_sha256
+from repro.records.store import BEFORE_CRF, SUBMISSION, Record, metric_of
 
 EVALUATION = {"solver.max_iter", "weights.file"}  # what a run deviates in that evaluates released weights
 WAYS = {"evaluate": "released weights", "retrain": "trained"}  # as the protocols' tolerances name them
@@ -99,8 +99,10 @@ def row_of(record: Record, protocols: Mapping[str, Protocol]) -> Row:
         raise ValueError(f"made with another {protocol.name}.toml than the present one; measure the row again")
     if record["synthetic"] is not protocol.synthetic:
         raise ValueError(f"damaged: synthetic is {record['synthetic']!r}, its protocol says {protocol.synthetic}")
-    if SUBMISSION not in record and row.metric != "mean_iou" and row.metric not in record["per_class"]:
-        raise ValueError(f"damaged: per_class has no {row.metric}")
+    per_class = record["per_class"]
+    lacking = [name for name in metric_classes(row.metric, per_class) if name not in per_class]
+    if SUBMISSION not in record and lacking:
+        raise ValueError(f"damaged: per_class has no {', '.join(lacking)}")
     return row
 
 
@@ -123,13 +125,13 @@ def unfit(record: Record, row: Row) -> str:
 
 
 def row_value(row: Row, record: Mapping[str, Any]) -> float | None:
-    """Reads a row's value from a record of its own or of the row that it shows, or from a part of it; None where there is none (yet)."""
-    return record["value"] if row.metric == "mean_iou" else record["per_class"].get(row.metric)
+    """Reads a row's value from a record of its own or of the row that it shows; None where there is none (yet)."""
+    return record["value"] if row.metric == metric_of(record) else metric_value(row.metric, record["per_class"])
 
 
 def value_before_crf(row: Row, record: Record) -> float | None:
     """Reads a row's value before the CRF, as `row_value` does; None where the record's row has no CRF too."""
-    return row_value(row, record[BEFORE_CRF]) if BEFORE_CRF in record else None
+    return row_value(row, record | record[BEFORE_CRF]) if BEFORE_CRF in record else None
 
 
 def row_values(row: Row, records: Iterable[Record], value: Callable = row_value) -> dict[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from repro.protocol import Protocol, Row
+from repro.protocol import Protocol, Row, plain_metric
 from repro.records.verdict import (
     NOT_COMPARABLE,
     Measured,
@@ -53,7 +53,7 @@ def cell(protocol: Protocol, row: Row, collection: Collection, typed: str) -> di
         "row": row.id,
         "state": row.status,
         "of": row.of,
-        "metric": row.metric,
+        "metric": plain_metric(row.metric),
         "dataset": row.dataset,
         "paper": row.paper,
         "printed": row.printed or None,

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from repro.protocol import Protocol
 from repro.records.claims import Claim, claims, known_spreads, size_claim
-from repro.records.tables import metric_name
+from repro.records.tables import values_name
 from repro.records.verdict import IN_SPREAD, NOT_COMPARABLE, NOT_MEASURED, WITHIN, verdict
 from repro.report.cells import cell, layout
 from repro.report.collect import Collection, Found
@@ -161,7 +161,7 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
         "own": own,
         "title": protocol.title,
         "source": protocol.source,
-        "metric": metric_name(protocol),
+        "metric": values_name(protocol),
         "note": protocol.note,
         "synthetic": protocol.synthetic,
         "tolerance": protocol.tolerance,

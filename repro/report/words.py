@@ -6,6 +6,7 @@ import json
 import statistics
 from typing import Any
 
+from repro.protocol import MEAN_IOU
 from repro.records.benchmark import measured, required
 from repro.records.verdict import ABOVE, BELOW, IN_SPREAD, NOT_COMPARABLE, WITHIN
 
@@ -76,6 +77,14 @@ def tolerance(table: dict[str, Any]) -> str:
     """Writes a table's tolerances."""
     words = {"evaluate": "for released weights", "retrain": "for a network trained anew"}
     return ", ".join(f"±{value:g} {words.get(key, key)}" for key, value in table["tolerance"].items())
+
+
+def of_class(cell: dict[str, Any]) -> str:
+    """Heads a cell in a row of classes: the class, or whose mean it is."""
+    metric = cell["metric"]
+    if isinstance(metric, list):
+        return f"mean of {', '.join(metric)}"
+    return "mean" if metric == MEAN_IOU else metric
 
 
 def remark(cell: dict[str, Any]) -> str:
@@ -257,6 +266,7 @@ FILTERS = {
         pairs,
         heading,
         tolerance,
+        of_class,
         remark,
         missing,
         against,
