@@ -134,8 +134,8 @@ def test_a_row_reads_its_own_metric(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_comparable_with_the_paper(change, reason):
-    row = load_protocol("table3").row("max2")
-    assert unfit(record("table3", "max2", 64.0) | change, row) == reason
+    table3 = load_protocol("table3")
+    assert unfit(record("table3", "max2", 64.0) | change, table3.row("max2"), table3) == reason
 
 
 def test_which_row_a_record_is_of():

@@ -57,7 +57,7 @@ def table_marks(table: dict[str, Any], colours: Colours = STAND_IN) -> Figure:
                 for place, (_, cell) in zip(places, shown, strict=True)
                 if cell["paper"] is not None
             ]
-            if printed and not table["synthetic"]:
+            if printed and not table["scale_model"]:
                 style_ = {"linestyle": "", "marker": "|", "markersize": 8, "markeredgewidth": 1.6}
                 axes.plot(
                     *zip(*printed, strict=True), color=colours.second, label=None if filled else "printed", **style_

@@ -53,6 +53,7 @@ class Protocol:
     overrides: The `--set` keys that were applied.
     dataset: As of the rows that name none.
     tolerance: How far from the paper a measured value may lie, percentage points: "evaluate" released weights, "retrain".
+    scale_model: Whether data or protocol are others than those of the printed values, which then stand beside for their order alone.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Protocol:
     overrides: dict[str, Any] = field(default_factory=dict)
     dataset: str = ""
     tolerance: dict[str, float] = field(default_factory=dict)
+    scale_model: bool = False
 
     @property
     def synthetic(self) -> bool:

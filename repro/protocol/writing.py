@@ -21,7 +21,7 @@ def _value(value: Any) -> str:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    return [f"{key} = {_value(value)}" for key, value in facts.items() if value not in ("", {})]
+    return [f"{key} = {_value(value)}" for key, value in facts.items() if value not in ("", {}) and value is not False]
 
 
 def _row(row: Row, protocol: Protocol) -> list[str]:
@@ -45,7 +45,7 @@ def as_toml(protocol: Protocol) -> str:
     Args:
         protocol: Without overrides.
     """
-    keys = ("title", "source", "metric", "dataset", "tolerance", "stand_in", "note")
+    keys = ("title", "source", "metric", "dataset", "tolerance", "stand_in", "note", "scale_model")
     lines = [KEPT, *_lines({key: getattr(protocol, key) for key in keys})]
     for row in protocol.rows:
         lines += _row(row, protocol)

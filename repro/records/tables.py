@@ -79,14 +79,14 @@ def _difference(row: Row, records: Records) -> str:
 def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
     """Lays the table out: a header, then one line per row of the protocol, also of those that do not run.
 
-    Drawn data are others than the paper's: beside them the paper's values stand for their order, and there is no difference. A table of which the
+    A scale model's data or protocol are others than the paper's: beside it the paper's values stand for their order, and there is no difference. A table of which the
     paper prints nothing has neither. Where a row has a CRF, what was measured before it stands beside what was measured after it.
 
     Args:
         protocol: The table.
         records: As of `records_of`.
     """
-    printed, compared = protocol.printed, protocol.printed and not protocol.synthetic
+    printed, compared = protocol.printed, protocol.printed and not protocol.scale_model
     crf = any("crf" in row.settings for row in protocol.rows)
     head = [
         "row",
@@ -133,7 +133,7 @@ def notes(protocol: Protocol, records: Records) -> list[str]:
     """Says what a reader of the table must know: stand-in data, seeds, deviations from the protocol."""
     every = [record for found in records.values() for record in found]
     result = [protocol.note] if protocol.note else []
-    if protocol.synthetic and protocol.printed:
+    if protocol.scale_model and protocol.printed:
         result.append("the paper's values, of other data, stand beside for their order alone")
     if protocol.view:
         rows = {row.of for row in protocol.rows}

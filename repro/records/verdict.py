@@ -106,11 +106,13 @@ def row_of(record: Record, protocols: Mapping[str, Protocol]) -> Row:
     return row
 
 
-def unfit(record: Record, row: Row) -> str:
+def unfit(record: Record, row: Row, protocol: Protocol) -> str:
     """Says why a record of a row is not comparable with the paper, or ""."""
     way = way_of(record)
     if record["synthetic"]:
         return "synthetic data"
+    if protocol.scale_model:
+        return "a scale model, under a reduced protocol"
     deviates = set(record["deviates"]) - (EVALUATION if way == "evaluate" else set())
     if deviates:
         return f"deviates from the protocol in {', '.join(sorted(deviates))}"

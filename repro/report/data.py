@@ -70,7 +70,7 @@ def _table_claims(
             sets.setdefault(key, {})[each["row"]] = list(each["values"].values())
     chosen = max(sets, key=lambda key: (key == "{}", len(sets[key])), default="{}")
     known = known_spreads(protocol) if chosen == "{}" else {}
-    outside = "own" if own else "synthetic" if protocol.synthetic else ""
+    outside = "own" if own else "synthetic" if protocol.synthetic else "scale model" if protocol.scale_model else ""
     kind = outside or ("overridden" if chosen != "{}" else "paper")
     found = [_claim(claim, protocol.name, kind) for claim in claims(protocol, sets.get(chosen, {}), known)]
     if figures and figures["attention_by_size"] and not figures["stale"]:
@@ -164,13 +164,14 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
         "metric": values_name(protocol),
         "note": protocol.note,
         "synthetic": protocol.synthetic,
+        "scale_model": protocol.scale_model,
         "tolerance": protocol.tolerance,
         "layout": layout(protocol),
-        # Drawn data are others than the paper's: beside them printed values stand for their order, and there is no difference.
+        # Beside a scale model printed values stand for their order, and there is no difference.
         "columns": [
             *(["printed"] if protocol.printed else []),
             "measured",
-            *(["difference"] if protocol.printed and not protocol.synthetic else []),
+            *(["difference"] if protocol.printed and not protocol.scale_model else []),
         ],
         "counts": {
             "cells": len(cells),
@@ -221,6 +222,15 @@ def _notices(tables: list[dict[str, Any]], records: list[Found]) -> list[dict[st
                 "not on the paper's data. Their values cannot be compared with the printed ones; only orderings among them mean anything.",
             }
         )
+    for table in tables:
+        if table["scale_model"] and not table["synthetic"] and (count := len(table["provenance"]["records"])):
+            notices.append(
+                {
+                    "kind": "scale model",
+                    "text": f"{count} of {len(records)} records (table {table['name']}) are no reproduction of the printed values: {table['note']}. "
+                    "Only orderings among them mean anything.",
+                }
+            )
     overrides: dict[str, int] = {}
     for found in records:
         for key, value in found.record["deviates"].items() if found.unfit else ():

@@ -127,6 +127,8 @@ def against(table: dict[str, Any]) -> str:
         return "not measured"
     if table["synthetic"]:
         return "synthetic: not comparable"
+    if table["scale_model"]:
+        return "a scale model: not comparable"
     if "printed" not in table["columns"]:
         return "not one of the paper’s tables" if table["own"] else "nothing printed"
     if not counts["comparable"]:
@@ -134,9 +136,19 @@ def against(table: dict[str, Any]) -> str:
     return f"{counts['within']} of {counts['comparable']} within tolerance or spread"
 
 
+def notice_title(kind: str) -> str:
+    """Heads what a reader must know before any number."""
+    return {"synthetic": "Synthetic data", "scale model": "A scale model", "overridden": "Protocol overridden"}[kind]
+
+
 def not_the_papers(kind: str) -> str:
     """Says what sets a claim's measurements apart from the paper's; "" for nothing."""
-    words = {"synthetic": "synthetic data", "overridden": "protocol overridden", "own": "own protocol"}
+    words = {
+        "synthetic": "synthetic data",
+        "scale model": "reduced protocol",
+        "overridden": "protocol overridden",
+        "own": "own protocol",
+    }
     return words.get(kind, "")
 
 
@@ -270,6 +282,7 @@ FILTERS = {
         remark,
         missing,
         against,
+        notice_title,
         not_the_papers,
         classes_alt,
         confusion_alt,

@@ -15,7 +15,7 @@ from repro.data.pool import interruptible
 from repro.device import Compute, choose_device, planned_device
 from repro.distributed import end_at_once, joined, launched, listen_only, local_world_size, own_device, rank
 from repro.files import write_text
-from repro.protocol import load_protocol
+from repro.protocol import load_protocol, load_protocols
 from repro.records import check, score
 from repro.records.own import known_protocols
 from repro.records.store import git_state
@@ -155,7 +155,8 @@ def run(arguments: argparse.Namespace) -> None:
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     if arguments.list:
         own = known_protocols([arguments.out]).own.values() if arguments.table is None else ()
-        print("\n".join(list_lines([*names, *map(str, own)], arguments.out, seeds)))
+        listed = [*load_protocols(), *map(str, own)] if arguments.table is None else names
+        print("\n".join(list_lines(listed, arguments.out, seeds)))
         return
     stand_in = load_protocol(names[0]).stand_in if arguments.data_root is None and len(names) == 1 else ""
     if stand_in:

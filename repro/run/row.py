@@ -278,7 +278,6 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
         require_unchanged(inputs.train, inputs.val, inputs.data_sha256, options.out / READ)
     deviates = (
         {key: value for key, value in job.protocol.overrides.items() if key not in UNFELT and _has(settings, key)}
-        | {f"fill.{key}": value for key, value in settings.get("fill", {}).items()}
         | inputs.deviates
         | ({"precision": compute.precision} if compute.precision != "fp32" else {})
     )
