@@ -1,5 +1,7 @@
 """The tables that people read, from hand-made records."""
 
+from pathlib import Path
+
 import pytest
 from tiny import write_protocol
 
@@ -8,6 +10,7 @@ from repro.protocol import reading as protocol_module
 from repro.records.tables import (
     as_markdown,
     as_text,
+    learnt_line,
     notes,
     per_class_line,
     records_of,
@@ -17,6 +20,7 @@ from repro.records.tables import (
     values_name,
 )
 from repro.records.verdict import measure
+from repro.run.__main__ import last_line
 
 SYNTHETIC = "[common.synthetic]\nnum_train = 1\nnum_val = 1\nsize = [9, 9]\nseed = 1\n\n[common.test]"
 
@@ -255,3 +259,12 @@ def test_a_score_says_where_it_comes_from(tiny):
         "scored by a server, entered by hand from a",
         "scored by a server, entered by hand from b",
     ]
+
+
+def test_what_several_tables_say_in_one_line(tiny, tables):
+    view = tables('metric = "box"\n[[row]]\nid = "a"\nof = "tiny/max2"\n')
+    found = {"baseline": [record(50.0)], "max2": [record(51.0)]}
+    assert learnt_line([(tiny, found), (view, {})]) == "tiny: several scales help in 1 of 1"
+    assert learnt_line([(view, {})]) == ""
+    assert last_line("", Path("runs")) == "Next: python -m repro.report"
+    assert last_line("a b", Path("my runs")) == "Learnt: a b. Next: python -m repro.report --runs 'my runs'"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from repro.protocol import Protocol, Row, metric_name
-from repro.records.claims import known_spreads, orderings
+from repro.records.claims import Values, known_spreads, learnt, orderings
 from repro.records.store import BEFORE_CRF, SUBMISSION
 from repro.records.verdict import Measured, judge_value, measure, minus, row_values, value_before_crf
 
@@ -174,11 +175,22 @@ def per_class_line(record: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in record["per_class"].items())
 
 
-def _lists(protocol: Protocol, records: Records) -> list[tuple[str, list[str]]]:
-    """Collects the lists that follow the table, with their titles; none is empty."""
+def _values(protocol: Protocol, records: Records) -> tuple[Values, dict[str, float]]:
+    """Lists what was measured of every row, and the known spreads of records that follow the protocol."""
     values = {row.id: list(row_values(row, records.get(row.id, [])).values()) for row in protocol.rows}
     own = not any(record["deviates"] for found in records.values() for record in found)
-    ordered = orderings(protocol, values, known_spreads(protocol) if own else {})
+    return values, known_spreads(protocol) if own else {}
+
+
+def learnt_line(tables: Iterable[tuple[Protocol, Records]]) -> str:
+    """Says in one line what tables say to the paper's orderings; "" where they say nothing."""
+    said = [(protocol.name, learnt(protocol, *_values(protocol, records))) for protocol, records in tables]
+    return "; ".join(f"{name}: {text}" for name, text in said if text)
+
+
+def _lists(protocol: Protocol, records: Records) -> list[tuple[str, list[str]]]:
+    """Collects the lists that follow the table, with their titles; none is empty."""
+    ordered = orderings(protocol, *_values(protocol, records))
     lists = [("About the rows:", remarks(protocol)), ("The paper's orderings:", ordered)]
     return [(title, found) for title, found in lists if found]
 

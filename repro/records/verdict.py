@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -191,33 +191,3 @@ def verdict(findings: Iterable[str]) -> str:
     if not decided:
         return WITHIN_SPREAD
     return decided.pop() if len(decided) == 1 else MIXED
-
-
-def larger_objects(bins: Sequence[Mapping[str, Any]], scale: int) -> Measured | None:
-    """Computes by how much more weight a scale has on the larger half of the objects than on the smaller half.
-
-    Args:
-        bins: Of figures.json's attention_by_size, by size: "n_objects", and by scale "mean_weight" and "std" over the bin's objects.
-        scale: Which.
-
-    Returns:
-        The difference in percentage points of weight, with its standard error over objects as the spread; None where all objects lie in one bin.
-    """
-    filled = [one for one in bins if one["n_objects"]]
-    total, before, small = sum(one["n_objects"] for one in filled), 0, 0
-    while small < len(filled) - 1 and 2 * (before + filled[small]["n_objects"]) <= total:
-        before += filled[small]["n_objects"]
-        small += 1
-    small = max(small, 1)
-    if len(filled) < 2:
-        return None
-    halves = []
-    for half in (filled[:small], filled[small:]):
-        count = sum(one["n_objects"] for one in half)
-        mean = sum(one["n_objects"] * one["mean_weight"][scale] for one in half) / count
-        square = (
-            sum(one["n_objects"] * (one["std"][scale] ** 2 + one["mean_weight"][scale] ** 2) for one in half) / count
-        )
-        halves.append((mean, max(square - mean**2, 0.0) / count))
-    (small_mean, small_error), (large_mean, large_error) = halves
-    return Measured(100 * (large_mean - small_mean), 100 * math.sqrt(small_error + large_error), 1)

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from repro.protocol import Protocol
-from repro.records.claims import Claim, claims, known_spreads, size_claim
+from repro.records.claims import Claim, claims, known_spreads
+from repro.records.object_size import lead_verdict, leads, size_claim
 from repro.records.tables import values_name
 from repro.records.verdict import IN_SPREAD, NOT_COMPARABLE, NOT_MEASURED, WITHIN, verdict
 from repro.report.cells import cell, layout
@@ -78,6 +79,24 @@ def _table_claims(
         kind = outside or ("paper" if plain else "overridden")
         found.append(_claim(size_claim(figures["attention_by_size"]), protocol.name, kind))
     return found
+
+
+def _attention(
+    protocol: Protocol, cells: list[dict[str, Any]], figures: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Says which scale leads on small objects and on large ones in the rows with attention that were measured; None where there are none."""
+    labelled = [row for row in protocol.runnable if "submission" not in row.settings]
+    rows = {row.id for row in labelled if row.settings["model"]["merge"] == "attention"}
+    if not any(cell["values"] and cell["row"] in rows for cell in cells):
+        return None
+    found = leads(figures["attention_by_size"]) if figures and not figures["stale"] else {}
+    more = "" if protocol.synthetic else " --data-root DIR"
+    missing = "" if found else f"python -m repro.visualize --run DIR --table {protocol.name}{more}"
+    return {
+        "verdict": lead_verdict(found),
+        "weights": {row: str(lead) for row, lead in found.items()},
+        "command": missing,
+    }
 
 
 def _provenance(protocol: Protocol, collection: Collection, out: Path) -> dict[str, Any]:
@@ -185,6 +204,7 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
         "mean_absolute_difference": statistics.fmean(differences) if differences else None,
         "seeds": sorted({int(seed) for each in measured for seed in each["values"]}),
         "cells": cells,
+        "attention": _attention(protocol, cells, figures),
         "claims": _table_claims(protocol, own, cells, figures),
         "classes": classes(protocol, *shown, collection, name) if shown else None,
         "confusion": confusion(protocol, shown[0], collection) if shown else None,

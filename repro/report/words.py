@@ -8,6 +8,7 @@ from typing import Any
 
 from repro.protocol import MEAN_IOU
 from repro.records.benchmark import measured, required
+from repro.records.object_size import by_row
 from repro.records.verdict import ABOVE, BELOW, IN_SPREAD, NOT_COMPARABLE, WITHIN
 
 GLYPHS = {"": "", WITHIN: "●", IN_SPREAD: "◐", ABOVE: "▲", BELOW: "▼", NOT_COMPARABLE: "○"}
@@ -181,10 +182,7 @@ def curve_alt(curve: dict[str, Any], row: str) -> str:
 
 def by_row_lists(entries: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Groups entries by row."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for entry in entries:
-        rows.setdefault(entry["row"], []).append(entry)
-    return list(rows.items())
+    return list(by_row(entries).items())
 
 
 def shown(pictures: dict[str, Any]) -> list[dict[str, Any]]:

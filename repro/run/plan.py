@@ -191,9 +191,8 @@ def list_lines(tables: Iterable[str], out: Path, seeds: Sequence[int]) -> list[s
     starts = [(p.name, stage["protocol"]) for p in protocols for row in p.rows if (stage := row.settings.get("stage"))]
     # A row of a table may be a stage too; only what is nothing else is listed as one.
     stages = list(dict.fromkeys(stage for name, stage in starts if stage not in (*PAPER, name)))
-    first = [name for name in stages if name not in [protocol.name for protocol in protocols]]
     lines = []
-    for protocol in [*map(load_protocol, first), *protocols]:
+    for protocol in [*map(load_protocol, stages), *(protocol for protocol in protocols if protocol.name not in stages)]:
         kind = "view" if protocol.view else "stage" if protocol.name in stages else f"{len(protocol.runnable)} rows run"
         values = values_name(protocol)
         metric = "" if values == metric_name(MEAN_IOU) else f"; {values}"
