@@ -145,7 +145,7 @@ def test_names_from_records_are_cut_and_never_formulas():
     assert "<b>" in found
 
 
-def grid_table(synthetic):
+def grid_table(scale_model):
     """Makes a grid of three cells, of which two were measured."""
     cells = [
         {"row": "baseline", "mean": 40.0, "spread": None, "paper": 51.91},
@@ -154,15 +154,15 @@ def grid_table(synthetic):
     ]
     blocks = [{"scales": "{1, 0.5}", "lines": [{"merge": "Max-pooling", "cells": ["max2", "max2-extra"]}]}]
     layout = {"kind": "grid", "baseline": "baseline", "blocks": blocks}
-    return {"cells": cells, "layout": layout, "metric": "mean IoU", "synthetic": synthetic}
+    return {"cells": cells, "layout": layout, "metric": "mean IoU", "scale_model": scale_model}
 
 
 def test_marks_of_a_grid():
-    figure = table_marks(grid_table(synthetic=False))
+    figure = table_marks(grid_table(scale_model=False))
     assert {"Single scale", "Max-pooling {1, 0.5}", "mean IoU, percent", "without", "printed"} <= set(texts(figure))
     marks, printed = (line.get_xdata().tolist() for line in figure.axes[0].lines[:2])
     assert (marks, printed) == ([40.0, 52.0], [51.91, 52.90])
-    assert "printed" not in texts(table_marks(grid_table(synthetic=True)))  # other data than the paper's
+    assert "printed" not in texts(table_marks(grid_table(scale_model=True)))  # other data than the paper's
 
 
 def test_no_number_of_the_class_bars_lies_on_a_bar_or_a_tick():

@@ -9,7 +9,7 @@ from tiny import write_protocol
 
 from repro.protocol import load_protocol
 from repro.records import claims as claims_module
-from repro.records.claims import claims, known_spreads, orderings, size_claim
+from repro.records.claims import claims, known_spreads, learnt, orderings
 from repro.records.store import record_path, write_record
 from repro.records.verdict import CONTRADICTED, MIXED, NOT_MEASURED, SUPPORTED, WITHIN_SPREAD
 
@@ -119,38 +119,11 @@ def test_with_one_seed_the_spread_is_that_of_the_kept_records(tmp_path, monkeypa
     assert found(baseline=[50.0, 50.2], max2=[50.9, 51.1])[0] == SUPPORTED  # its own seeds come before the kept ones
 
 
-def curve(small, large, row="a", seed=1, std=0.0):
-    """Makes a curve of two bins of eight objects each: the weight of scale 0.5, of two scales, on small and on large ones."""
-    bins = [
-        {"n_objects": 8, "mean_weight": [weight, 1 - weight], "std": [std, std], "size_min": size, "size_max": 2 * size}
-        for weight, size in ((small, 4), (large, 8))
-    ]
-    return {"row": row, "seed": seed, "scales": [0.5, 1], "bins": bins}
-
-
-@pytest.mark.parametrize(
-    ("curves", "verdict", "measured"),
-    [
-        ([], NOT_MEASURED, []),
-        ([curve(0.25, 0.5)], SUPPORTED, [25, 25]),
-        ([curve(0.5, 0.25)], CONTRADICTED, [-25, -25]),
-        ([curve(0.5, 0.5)], WITHIN_SPREAD, [0, 0]),
-        ([curve(0.25, 0.5, std=0.5)], WITHIN_SPREAD, [25, 25]),  # the standard error is 25
-        ([curve(0.25, 0.5, std=0.49)], SUPPORTED, [25, 25]),
-        ([curve(0.25, 0.5), curve(0.5, 0.25, "b")], MIXED, [25, 25, -25, -25]),
-        ([curve(0.25, 0.5), curve(0.5, 0.25, seed=2)], WITHIN_SPREAD, [0, 0]),  # seeds differ by more than their mean
-        (
-            [curve(0.25, 0.5, std=9.0), curve(0.25, 0.5, seed=2)],
-            SUPPORTED,
-            [25, 25],
-        ),  # several seeds: their spread counts
-    ],
-)
-def test_attention_against_object_size(curves, verdict, measured):
-    claim = size_claim(curves)
-    assert claim.verdict == verdict
-    assert [pair.measured.mean for pair in claim.pairs] == pytest.approx(measured)
-    for pair in claim.pairs[:2]:
-        assert pair.upper.endswith(
-            ("scale 1 on the smaller half of the objects", "scale 0.5 on the larger half of the objects")
-        )
+def test_what_was_learnt_in_one_line():
+    protocol = load_protocol("table3")
+    assert learnt(protocol, as_printed(protocol)) == (
+        "several scales help in 12 of 12, extra supervision helps in 6 of 6, attention leads in 7 of 8, the paper's best row leads in 12 of 12"
+    )
+    values = {"baseline": [50.0], "max2": [50.0], "max3": [51.0]}  # a tie is none
+    assert learnt(protocol, values) == "several scales help in 1 of 2"
+    assert learnt(protocol, {}) == ""

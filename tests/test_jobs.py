@@ -78,6 +78,10 @@ def test_all_tables_each_row_once(command, tmp_path, capsys, monkeypatch):
     balls = [found[f"first/max2-seed{seed}"]["per_class"]["ball"] for seed in (1, 2)]
     line = next(line for line in out.splitlines() if line.startswith("ball "))
     assert f"{np.mean(balls):.2f} ± {np.std(balls, ddof=1):.2f}" in line
+    *_, empty, last = out.splitlines()
+    assert empty == ""
+    said = "; ".join(rf"{name}: several scales help in \d of 1" for name in ("first", "second"))
+    assert re.fullmatch(rf"Learnt: {said}\. Next: python -m repro\.report --runs {tmp_path}/out", last)
     for name in ("first", "second", "view"):
         assert (tmp_path / "out" / name / "table.md").is_file()
 
@@ -226,7 +230,7 @@ def test_the_list_and_the_dry_run_of_all(command, tmp_path, capsys):
         "pre: Tiny (stage)",
         "first: Tiny (2 rows run)",
         "second: Tiny (2 rows run)",
-        "view: View (0 rows run)",
+        "view: View (0 rows run; IoU by class and their mean)",
     ]
     assert main(["first", "--list", "--out", str(tmp_path / "out"), "--seeds", "2"]) == 0
     assert re.search(

@@ -127,7 +127,7 @@ def test_the_list_shows_every_row_of_every_table(tmp_path):
     protocols = [load_protocol("coco_pretrain"), *map(load_protocol, PAPER)]
     assert len(lines) == sum(1 + len(protocol.rows) for protocol in protocols)
     assert lines[0] == "coco_pretrain: MS-COCO pre-training of DeepLab-LargeFOV (stage)"
-    assert "table2: PASCAL-Person-Part, validation set, per part (view)" in lines
+    assert "table2: PASCAL-Person-Part, validation set, per part (view; IoU by class and their mean)" in lines
     for protocol in protocols:
         start = next(n for n, line in enumerate(lines) if line.startswith(f"{protocol.name}: "))
         for row, line in zip(protocol.rows, lines[start + 1 :], strict=False):

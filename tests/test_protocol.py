@@ -120,7 +120,7 @@ def test_override_without_a_key_is_refused(text):
         (('title = "Tiny"', "title = 3"), "tiny.toml: title must be a string; got 3; correct it"),
         (
             ('"mean_iou"', '"cat"'),
-            "tiny.toml, row 'baseline': metric must be \"mean_iou\" or a class name; got 'cat'; correct it",
+            "tiny.toml, row 'baseline': metric must be \"mean_iou\", a class name or a list of different class names; got 'cat'; correct it",
         ),
         (
             ('source = "nowhere"', 'source = "nowhere"\ntolerance = { evaluate = 0.5 }'),
@@ -342,7 +342,7 @@ ROW = '[[row]]\nid = "a"\nmetric = "mean_iou"\n'
         (f'{ROW}of = "back/b"\n', "back.toml, row 'b': extends must lead to another file; got 'other/a'; correct it"),
         (
             '[[row]]\nid = "a"\nof = "tiny/max2"\nmetric = "cat"\n',
-            "other.toml, row 'a': metric must be \"mean_iou\" or a class name; got 'cat'; correct it",
+            "other.toml, row 'a': metric must be \"mean_iou\", a class name or a list of different class names; got 'cat'; correct it",
         ),
         (
             f'{ROW}of = "tiny/max3"\n',

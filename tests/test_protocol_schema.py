@@ -90,7 +90,7 @@ def test_crop_for_labels_at_one_sixteenth(tmp_path):
     [
         ('status = "runs"', "status must be one of run, planned, quoted; got 'runs'; did you mean 'run'?"),
         ("why = 3", "why must be a string; got 3; correct it"),
-        ("metric = true", "metric must be a string; got True; correct it"),
+        ("metric = true", "metric must be a string or a list, each a string; got True; correct it"),
         ('status = "planned"', "a planned row must say why; got nothing; state what is missing in `why`"),
         ('status = "quoted"\npaper = 1.0', "a quoted row must say why; got nothing; state whose number it is in `why`"),
         ('status = "quoted"\nwhy = "x"', "a quoted row must have a number; got none; give `paper`"),

@@ -83,6 +83,7 @@ def test_a_table_from_nothing(tiny, tmp_path, capsys):
             "seed",
             "precision",
             "backend",
+            "metric",
         }
         assert (record["provenance"]["backend"], record["provenance"]["precision"]) == (backend(), "fp32")
         assert set(record["run"]) == {

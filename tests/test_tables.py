@@ -1,5 +1,7 @@
 """The tables that people read, from hand-made records."""
 
+from pathlib import Path
+
 import pytest
 from tiny import write_protocol
 
@@ -8,15 +10,17 @@ from repro.protocol import reading as protocol_module
 from repro.records.tables import (
     as_markdown,
     as_text,
-    metric_name,
+    learnt_line,
     notes,
     per_class_line,
     records_of,
     remarks,
     spread,
     table_lines,
+    values_name,
 )
 from repro.records.verdict import measure
+from repro.run.__main__ import last_line
 
 SYNTHETIC = "[common.synthetic]\nnum_train = 1\nnum_val = 1\nsize = [9, 9]\nseed = 1\n\n[common.test]"
 
@@ -57,7 +61,13 @@ extends = "tiny/max2"
 
 
 def record(value, seed=1, seconds=10.0, deviates=None, **more):
-    return {"value": value, "seed": seed, "run": {"seconds": seconds}, "deviates": deviates or {}} | more
+    return {
+        "value": value,
+        "seed": seed,
+        "run": {"seconds": seconds},
+        "deviates": deviates or {},
+        "provenance": {},
+    } | more
 
 
 @pytest.fixture
@@ -179,8 +189,8 @@ def test_the_name_of_a_metric(tables):
     view = tables(
         'metric = "ball"\n[[row]]\nid = "a"\nof = "tiny/max2"\n[[row]]\nid = "m"\nof = "tiny/max2"\nmetric = "mean_iou"\n'
     )
-    assert metric_name(view) == "IoU by class and their mean"
-    assert metric_name(tables('metric = "ball"\n[[row]]\nid = "a"\nof = "tiny/max2"\n')) == "IoU of ball"
+    assert values_name(view) == "IoU by class and their mean"
+    assert values_name(tables('metric = "ball"\n[[row]]\nid = "a"\nof = "tiny/max2"\n')) == "IoU of ball"
 
 
 def test_records_of_rows_that_lie_elsewhere(tables):
@@ -249,3 +259,12 @@ def test_a_score_says_where_it_comes_from(tiny):
         "scored by a server, entered by hand from a",
         "scored by a server, entered by hand from b",
     ]
+
+
+def test_what_several_tables_say_in_one_line(tiny, tables):
+    view = tables('metric = "box"\n[[row]]\nid = "a"\nof = "tiny/max2"\n')
+    found = {"baseline": [record(50.0)], "max2": [record(51.0)]}
+    assert learnt_line([(tiny, found), (view, {})]) == "tiny: several scales help in 1 of 1"
+    assert learnt_line([(view, {})]) == ""
+    assert last_line("", Path("runs")) == "Next: python -m repro.report"
+    assert last_line("a b", Path("my runs")) == "Learnt: a b. Next: python -m repro.report --runs 'my runs'"

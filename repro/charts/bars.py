@@ -57,13 +57,13 @@ def table_marks(table: dict[str, Any], colours: Colours = STAND_IN) -> Figure:
                 for place, (_, cell) in zip(places, shown, strict=True)
                 if cell["paper"] is not None
             ]
-            if printed and not table["synthetic"]:
+            if printed and not table["scale_model"]:
                 style_ = {"linestyle": "", "marker": "|", "markersize": 8, "markeredgewidth": 1.6}
                 axes.plot(
                     *zip(*printed, strict=True), color=colours.second, label=None if filled else "printed", **style_
                 )
         name_places(axes, [name for name, _ in lines], colours, fontsize=7)
-        axes.set_xlabel(f"{table['metric']}, percent")
+        axes.set_xlabel(f"{short(table['metric'], 60)}, percent")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=3, handlelength=1.1, columnspacing=1.2)
         return figure

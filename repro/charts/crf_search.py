@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from repro.charts.style import STAND_IN, WIDTH, Colours, empty, style
+from repro.charts.style import STAND_IN, WIDTH, Colours, empty, short, style
 
 _MARKERS = "os^Dvp*h"
 
@@ -56,7 +56,7 @@ def crf_search(
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.tick_params(labelleft=True, labelbottom=True)
             axes.set_xlabel("bi_xy_std, pixels")
-            axes.set_ylabel(f"{metric}, percent")
+            axes.set_ylabel(f"{short(metric, 32)}, percent")
         found = {
             label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }

@@ -21,8 +21,8 @@ from repro.evaluate.labels import Counts, evaluate
 from repro.evaluate.metrics import ConfusionMatrix, iou
 from repro.evaluate.trimap import trimap_band, trimap_label
 from repro.files import write_text
-from repro.protocol import load_protocol
-from repro.records.store import read_recorded
+from repro.protocol import Metric, load_protocol, metric_name, metric_value
+from repro.records.store import metric_of, read_recorded
 from repro.shell import exit_code
 from repro.solver.snapshot import trained_network
 
@@ -125,7 +125,7 @@ def evaluate_folder(
 
 def evaluate_run(
     folder: Path, data_root: Path, list_name: str | None, trimap: float | None, compute: Compute
-) -> tuple[Counts, int, dict]:
+) -> tuple[Counts, int, dict, Metric]:
     """Scores a list with the network of a recorded row.
 
     Args:
@@ -136,7 +136,7 @@ def evaluate_run(
         compute: Where; in the precision of the record.
 
     Returns:
-        The counts, the number of images, and the data section of the row.
+        The counts, the number of images, the data section of the row, and its metric as the record states it.
 
     Raises:
         FileNotFoundError: There is no record or no snapshot, or a list, an image or a label is missing.
@@ -152,7 +152,7 @@ def evaluate_run(
     compute = replace(compute, precision=record["provenance"]["precision"])
     with tqdm(total=len(items), desc="  test", unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
         counts = evaluate(network, items, record["settings"], compute, bar.update, trimap)
-    return counts, len(items), data
+    return counts, len(items), data, metric_of(record)
 
 
 def columns_of(counts: Counts, trimap: float | None) -> dict[str, np.ndarray]:
@@ -167,8 +167,8 @@ def columns_of(counts: Counts, trimap: float | None) -> dict[str, np.ndarray]:
     return found
 
 
-def lines_of(columns: dict[str, np.ndarray], class_names: list[str], images: int) -> list[str]:
-    """Lays the result out: IoU of every class in percent, and the mean, a column per confusion matrix; a single one needs no head."""
+def lines_of(columns: dict[str, np.ndarray], class_names: list[str], images: int, metric: Metric) -> list[str]:
+    """Lays the result out: IoU of every class in percent, and the mean, a column per confusion matrix; a single one needs no head. A metric of several classes follows, with its classes."""
     wide = max(len(name) for name in (*class_names, "mean IoU"))
     widths = [max(6, len(name)) for name in columns] if len(columns) > 1 else [6]
     values = [100 * iou(confusion) for confusion in columns.values()]
@@ -178,6 +178,13 @@ def lines_of(columns: dict[str, np.ndarray], class_names: list[str], images: int
     lines = [
         f"{name:<{wide}}  " + "  ".join(f"{v:{w}.2f}" for v, w in zip(row, widths, strict=True)) for name, row in rows
     ]
+    if not isinstance(metric, str):
+        means = [metric_value(metric, dict(zip(class_names, of, strict=True))) for of in values]
+        named = [
+            f"{name} {mean:.2f}" if len(columns) > 1 else f"{mean:.2f}"
+            for name, mean in zip(columns, means, strict=True)
+        ]
+        lines.append(f"{metric_name(metric)}: {', '.join(named)}")
     pixels = next(iter(columns.values())).sum()
     return [*(head if len(columns) > 1 else []), *lines, f"{images} images, {pixels} pixels with a label"]
 
@@ -194,7 +201,8 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ValueError(
                     "--pred: needs --table, the protocol of the label maps; got none; for example --table table3"
                 )
-            data = load_protocol(options.table).rows[0].settings["data"]
+            row = load_protocol(options.table).rows[0]
+            data, metric = row.settings["data"], row.metric
             counts, images = evaluate_folder(options.pred, options.data_root, data, options.list, options.trimap)
         else:
             if options.table is not None:
@@ -204,7 +212,9 @@ def main(arguments: list[str] | None = None) -> int:
             if not 0 <= options.workers <= MOST_WORKERS:
                 raise ValueError(f"--workers: must be 0..{MOST_WORKERS}; got {options.workers}; use 0 for no threads")
             compute = Compute(choose_device(options.device, "fp32"), workers=options.workers)
-            counts, images, data = evaluate_run(options.run, options.data_root, options.list, options.trimap, compute)
+            counts, images, data, metric = evaluate_run(
+                options.run, options.data_root, options.list, options.trimap, compute
+            )
         if options.confusion is not None:
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows(
@@ -212,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
                 + [[n, *row] for n, row in zip(data["class_names"], counts.confusion.tolist(), strict=True)]
             )
             write_text(options.confusion, text.getvalue())
-        print("\n".join(lines_of(columns_of(counts, options.trimap), data["class_names"], images)))
+        print("\n".join(lines_of(columns_of(counts, options.trimap), data["class_names"], images, metric)))
 
     return exit_code(run, options.traceback)
 

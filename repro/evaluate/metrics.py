@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from repro import ops
+from repro.protocol import Metric, metric_value
 
 
 class ConfusionMatrix:
@@ -71,17 +72,16 @@ def iou(confusion: np.ndarray) -> np.ndarray:
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
-def summary(confusion: np.ndarray, class_names: list[str], metric: str) -> dict[str, Any]:
+def summary(confusion: np.ndarray, class_names: list[str], metric: Metric) -> dict[str, Any]:
     """Makes of a confusion matrix what a record says of it.
 
     Args:
         confusion: (C, C) counts, row = label, column = prediction.
         class_names: Of the C classes.
-        metric: "mean_iou" or a class.
+        metric: As the protocol states it.
 
     Returns:
         "value" in percent, "per_class" in percent by name, and the counts as "confusion".
     """
     per_class = dict(zip(class_names, (100 * iou(confusion)).tolist(), strict=True))
-    value = float(np.mean(list(per_class.values()))) if metric == "mean_iou" else per_class[metric]
-    return {"value": value, "per_class": per_class, "confusion": confusion.tolist()}
+    return {"value": metric_value(metric, per_class), "per_class": per_class, "confusion": confusion.tolist()}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from repro.documents import document_bytes
 from repro.files import check_name
 from repro.protocol.bounds import check_path
+from repro.protocol.metric import read_metric
 from repro.protocol.schema import (
     GROUPS,
     HEADER,
@@ -195,9 +196,8 @@ def _row(
         check(settings, where)
         if "stage" in settings and settings["stage"]["protocol"] != references.reading[-1].stem:
             references.find("{protocol}/{row}".format(**settings["stage"]), where, "stage")
-    metric = entry.get("metric", header["metric"])
-    if metric != "mean_iou" and settings and metric not in settings["data"]["class_names"]:
-        raise ValueError(f'{where}: metric must be "mean_iou" or a class name; got {metric!r}; correct it')
+    class_names = settings["data"]["class_names"] if settings else None
+    metric = read_metric(entry.get("metric", header["metric"]), class_names, where)
     difference = None
     if "difference" in entry:
         references.find(entry["difference"]["row"], where, "difference.row")
@@ -268,7 +268,7 @@ def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Pr
     return Protocol(
         path.stem,
         header["title"],
-        header["metric"],
+        read_metric(header["metric"], None, path.name),
         header["source"],
         "; ".join(dict.fromkeys(note for note in notes if note)),
         header["stand_in"],
@@ -277,6 +277,7 @@ def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Pr
         {f"{section}.{key}": value for section, table in changes.items() for key, value in table.items()},
         header["dataset"],
         header["tolerance"],
+        header["scale_model"] is True or "synthetic" in common,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from repro.protocol.bounds import check_bounds
 
 NUMBER = (int, float)
+NAMES = (str, [str])  # one name, or a list of them
 # Every key of `[common.*]` and of a row, with its type; [x] is a list of x. Names are Caffe's where Caffe has the thing.
 SCHEMA: dict[str, dict[str, Any]] = {
     "data": {
@@ -108,7 +109,7 @@ ROW_KEYS = {
     "paper": float,
     "status": str,
     "why": str,
-    "metric": str,
+    "metric": NAMES,
     "of": str,
     "extends": str,
     "difference": dict,
@@ -117,13 +118,14 @@ ROW_KEYS = {
 HEADER = {
     "title": str,
     "source": str,
-    "metric": str,
+    "metric": NAMES,
     "dataset": str,
     "tolerance": dict,
     "stand_in": str,
     "extends": str,
     "adds_rows": bool,  # whether the rows stand below those of the extended file, and not in their place
     "note": str,
+    "scale_model": bool,  # whether printed values are of other data or another protocol, and stand beside for their order alone
 }
 # "filler": as model.filler draws the backbone. "unit_variance": the same, then scaled by repro/models/unit_variance.py.
 FILLERS = ("filler", "unit_variance")
@@ -148,6 +150,8 @@ def matches(value: Any, kind: Any) -> bool:
     """Tells whether a value has the type that the schema gives."""
     if isinstance(kind, list):
         return isinstance(value, list) and all(matches(v, kind[0]) for v in value)
+    if kind == NAMES:
+        return any(matches(value, one) for one in kind)
     return (
         isinstance(value, kind)
         and (kind is bool or not isinstance(value, bool))
@@ -159,6 +163,8 @@ def kind_name(kind: Any) -> str:
     """Names a type of the schema."""
     if isinstance(kind, list):
         return f"a list, each {kind_name(kind[0])}"
+    if kind == NAMES:
+        return " or ".join(map(kind_name, kind))
     return {str: "a string", dict: "a table", int: "an integer", bool: "true or false", NUMBER: "a finite number"}[kind]
 
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from repro.protocol.metric import MEAN_IOU, Metric
 from repro.protocol.schema import suggestion
 
 UNFELT = ("solver.snapshot", "solver.display")  # keys that change no number
@@ -21,7 +22,7 @@ class Row:
     settings: The row's complete `[common.*]` sections with its own keys applied; empty unless the status is "run".
     status: "run"; "planned": the package cannot run it yet; or "quoted": another method's printed number, never run.
     why: What is missing (planned), whose number it is (quoted), or what the paper says beside the number or in place of one.
-    metric: "mean_iou" or a class name.
+    metric: "mean_iou", a class name, or the names of the classes whose mean it is.
     of: "table1/attention3-extra": the row whose records this cell shows, which is not trained again; "" for a row of its own.
     difference: The row from which the paper prints a difference, and the printed range; None where it prints a value.
     dataset: The data set's folder under a common data root: "person_part", "voc2012" or "coco".
@@ -33,7 +34,7 @@ class Row:
     settings: dict[str, dict[str, Any]]
     status: str = "run"
     why: str = ""
-    metric: str = "mean_iou"
+    metric: Metric = MEAN_IOU
     of: str = ""
     difference: tuple[str, float, float] | None = None
     dataset: str = ""
@@ -45,18 +46,19 @@ class Protocol:
     """One table, resolved.
 
     name: The file's stem.
-    title, metric, source, note: From the header; metric is "mean_iou" or a class name, note what every output must say.
+    title, metric, source, note: From the header; metric is as a row's, note what every output must say.
     stand_in: The protocol that runs where no data root is given, or "".
     sha256: Of the file and of those that it takes rows or settings from.
     rows: In the paper's order.
     overrides: The `--set` keys that were applied.
     dataset: As of the rows that name none.
     tolerance: How far from the paper a measured value may lie, percentage points: "evaluate" released weights, "retrain".
+    scale_model: Whether data or protocol are others than those of the printed values, which then stand beside for their order alone.
     """
 
     name: str
     title: str
-    metric: str
+    metric: Metric
     source: str
     note: str
     stand_in: str
@@ -65,6 +67,7 @@ class Protocol:
     overrides: dict[str, Any] = field(default_factory=dict)
     dataset: str = ""
     tolerance: dict[str, float] = field(default_factory=dict)
+    scale_model: bool = False
 
     @property
     def synthetic(self) -> bool:

@@ -14,14 +14,14 @@ def _value(value: Any) -> str:
     """Writes a string, a number, a switch, a list of such, or a table of them."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_value(entry)}" for key, entry in value.items()) + " }"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
     # JSON's strings are TOML's, but for the one control character that JSON lets stand as it is.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    return [f"{key} = {_value(value)}" for key, value in facts.items() if value not in ("", {})]
+    return [f"{key} = {_value(value)}" for key, value in facts.items() if value not in ("", {}) and value is not False]
 
 
 def _row(row: Row, protocol: Protocol) -> list[str]:
@@ -45,7 +45,7 @@ def as_toml(protocol: Protocol) -> str:
     Args:
         protocol: Without overrides.
     """
-    keys = ("title", "source", "metric", "dataset", "tolerance", "stand_in", "note")
+    keys = ("title", "source", "metric", "dataset", "tolerance", "stand_in", "note", "scale_model")
     lines = [KEPT, *_lines({key: getattr(protocol, key) for key in keys})]
     for row in protocol.rows:
         lines += _row(row, protocol)

@@ -100,7 +100,7 @@ class _Records:
                 report.aside.append((str(stored.path), stored.reason))
                 continue
             record = stored.record
-            if reason := unfit(record, row):
+            if reason := unfit(record, row, protocols[table]):
                 report.aside.append((f"{record['table']}, in {stored.out}", reason))
                 continue
             key = record["table"], record["row"], way_of(record)

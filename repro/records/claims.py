@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from repro.protocol import Protocol, Row
 from repro.protocol.schema import GROUPS
@@ -16,7 +15,6 @@ from repro.records.verdict import (
     WITHIN_SPREAD,
     Measured,
     finding,
-    larger_objects,
     measure,
     minus,
     row_of,
@@ -49,10 +47,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper about one table, as pairs of cells."""
+    """One claim of the paper about one table, as pairs of cells; `brief` says it in few words."""
 
     text: str
     pairs: tuple[Pair, ...]
+    brief: str = ""
 
     @property
     def verdict(self) -> str:
@@ -87,8 +86,8 @@ def is_other_network(row: Row) -> bool:
     return any(key in row.settings["model"] for group in GROUPS.values() for key in group)
 
 
-def _pairs(protocol: Protocol) -> list[tuple[str, list[tuple[Row, Row]]]]:
-    """Lists the paper's orderings as pairs (the row that should be higher, the row below it)."""
+def _pairs(protocol: Protocol) -> list[tuple[str, str, list[tuple[Row, Row]]]]:
+    """Lists the paper's orderings, at length and in brief, as pairs (the row that should be higher, the row below it)."""
     rows = [row for row in protocol.rows if row.status == "run" and not is_other_network(row)]
     grid = {
         (
@@ -105,8 +104,13 @@ def _pairs(protocol: Protocol) -> list[tuple[str, list[tuple[Row, Row]]]]:
     cells = {key: row for key, row in grid.items() if key[1] != "none"}
     best = [row for (scales, merge, extra), row in cells.items() if len(scales) == 3 and merge == "attention" and extra]
     claims = [
-        ("several scales are better than one", [(row, base) for row in cells.values() for base in baseline]),
         (
+            "several scales are better than one",
+            "several scales help",
+            [(row, base) for row in cells.values() for base in baseline],
+        ),
+        (
+            "extra supervision helps",
             "extra supervision helps",
             [
                 (row, cells[scales, merge, False])
@@ -116,6 +120,7 @@ def _pairs(protocol: Protocol) -> list[tuple[str, list[tuple[Row, Row]]]]:
         ),
         (
             "attention is at least as good as average and max",
+            "attention leads",
             [
                 (row, cells[scales, other, extra])
                 for (scales, merge, extra), row in cells.items()
@@ -126,10 +131,11 @@ def _pairs(protocol: Protocol) -> list[tuple[str, list[tuple[Row, Row]]]]:
         ),
         (
             "attention over three scales with extra supervision is the best",
+            "the paper's best row leads",
             [(row, other) for row in best for other in grid.values() if other is not row],
         ),
     ]
-    return [(claim, pairs) for claim, pairs in claims if pairs]
+    return [(claim, brief, pairs) for claim, brief, pairs in claims if pairs]
 
 
 def known_spreads(protocol: Protocol) -> dict[str, float]:
@@ -162,7 +168,7 @@ def claims(protocol: Protocol, values: Values, known: Mapping[str, float] | None
         printed = None if upper.paper is None or lower.paper is None else upper.paper - lower.paper
         return Pair(upper.id, lower.id, printed, minus(cell(upper), cell(lower)))
 
-    return [Claim(text, tuple(pair(*rows) for rows in pairs)) for text, pairs in _pairs(protocol)]
+    return [Claim(text, tuple(pair(*rows) for rows in pairs), brief) for text, brief, pairs in _pairs(protocol)]
 
 
 def orderings(protocol: Protocol, values: Values, known: Mapping[str, float] | None = None) -> list[str]:
@@ -171,28 +177,11 @@ def orderings(protocol: Protocol, values: Values, known: Mapping[str, float] | N
     return [f"{claim.text}: {claim.verdict}; {claim.evidence}" for claim in found]
 
 
-def size_claim(curves: Iterable[Mapping[str, Any]]) -> Claim:
-    """Holds the attention weights of objects of every size against the paper's statement on them.
-
-    Args:
-        curves: Of figures.json's attention_by_size: "row", "seed", "scales" and "bins"; of one row all have the same scales.
-
-    Returns:
-        The claim, with two pairs for every row: by how many percentage points of weight the finest scale prefers the smaller half of the objects, and the
-        coarsest the larger half. The spread is that over seeds or, with one seed, the standard error over objects.
-
-    Paper: section 4: scale 1 attends to small objects, scale 0.5 to large ones.
-    """
-    rows: dict[str, list[Mapping[str, Any]]] = {}
-    for curve in curves:
-        rows.setdefault(curve["row"], []).append(curve)
-    pairs = []
-    for row, found in rows.items():
-        scales = found[0]["scales"]
-        for scale, sign, halves in ((max(scales), -1, ("smaller", "larger")), (min(scales), 1, ("larger", "smaller"))):
-            seeds = [larger_objects(curve["bins"], scales.index(scale)) for curve in found]
-            known = [one._replace(mean=sign * one.mean) for one in seeds if one is not None]
-            difference = measure(one.mean for one in known) if len(known) > 1 else next(iter(known), None)
-            upper, lower = (f"{row}, scale {scale:g} on the {half} half of the objects" for half in halves)
-            pairs.append(Pair(upper, lower, None, difference))
-    return Claim("attention looks at small objects in the finest scale, at large ones in the coarsest", tuple(pairs))
+def learnt(protocol: Protocol, values: Values, known: Mapping[str, float] | None = None) -> str:
+    """Says in one line in how many of the pairs that were measured each of the paper's orderings was found; arguments as for `claims`."""
+    counted = []
+    for claim in claims(protocol, values, known):
+        findings = [pair.finding for pair in claim.pairs if pair.measured is not None]
+        if findings:
+            counted.append(f"{claim.brief} in {findings.count(SUPPORTED)} of {len(findings)}")
+    return ", ".join(counted)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from repro.documents import document_bytes, is_number, parse_json
 from repro.files import write_json
-from repro.protocol import PROTOCOLS, settings_sha256
+from repro.protocol import MEAN_IOU, PROTOCOLS, Metric, read_metric, settings_sha256
 
 FORMAT = 1
 MEASURED = PROTOCOLS / "measured"  # the records that are kept with the protocols
@@ -66,6 +66,12 @@ def _is_run(run: Any) -> bool:
 def class_names(record: Record) -> list[str]:
     """Reads the classes that a record's row tells apart."""
     return record["settings"]["data"]["class_names"]
+
+
+def metric_of(record: Record) -> Metric:
+    """Reads by which metric a record's value was computed; an early record states none."""
+    stated = record["provenance"].get("metric", MEAN_IOU)
+    return stated if isinstance(stated, str) else tuple(stated)
 
 
 def _has_class_names(settings: Any) -> bool:
@@ -205,6 +211,10 @@ def _problem(record: Record) -> str:
             return f"{key} must be {what}"
     if record["provenance"].get("settings_sha256") != settings_sha256(record["settings"]):
         return "settings are not those of provenance.settings_sha256"
+    try:
+        read_metric(record["provenance"].get("metric", MEAN_IOU), class_names(record), "provenance")
+    except ValueError as error:
+        return str(error)
     return _result_problem(record, class_names(record)) or _before_crf_problem(record)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
-from repro.protocol import Protocol, Row
-from repro.records.claims import known_spreads, orderings
+from repro.protocol import Protocol, Row, metric_name
+from repro.records.claims import Values, known_spreads, learnt, orderings
 from repro.records.store import BEFORE_CRF, SUBMISSION
 from repro.records.verdict import Measured, judge_value, measure, minus, row_values, value_before_crf
 
@@ -79,14 +80,14 @@ def _difference(row: Row, records: Records) -> str:
 def table_lines(protocol: Protocol, records: Records) -> list[list[str]]:
     """Lays the table out: a header, then one line per row of the protocol, also of those that do not run.
 
-    Drawn data are others than the paper's: beside them the paper's values stand for their order, and there is no difference. A table of which the
+    A scale model's data or protocol are others than the paper's: beside it the paper's values stand for their order, and there is no difference. A table of which the
     paper prints nothing has neither. Where a row has a CRF, what was measured before it stands beside what was measured after it.
 
     Args:
         protocol: The table.
         records: As of `records_of`.
     """
-    printed, compared = protocol.printed, protocol.printed and not protocol.synthetic
+    printed, compared = protocol.printed, protocol.printed and not protocol.scale_model
     crf = any("crf" in row.settings for row in protocol.rows)
     head = [
         "row",
@@ -133,7 +134,7 @@ def notes(protocol: Protocol, records: Records) -> list[str]:
     """Says what a reader of the table must know: stand-in data, seeds, deviations from the protocol."""
     every = [record for found in records.values() for record in found]
     result = [protocol.note] if protocol.note else []
-    if protocol.synthetic and protocol.printed:
+    if protocol.scale_model and protocol.printed:
         result.append("the paper's values, of other data, stand beside for their order alone")
     if protocol.view:
         rows = {row.of for row in protocol.rows}
@@ -156,17 +157,17 @@ def notes(protocol: Protocol, records: Records) -> list[str]:
     return result
 
 
-def metric_name(protocol: Protocol) -> str:
+def values_name(protocol: Protocol) -> str:
     """Names what the table's values are."""
     if len({row.metric for row in protocol.rows}) > 1:
         return "IoU by class and their mean"
-    return "mean IoU" if protocol.metric == "mean_iou" else f"IoU of {protocol.metric}"
+    return metric_name(protocol.metric)
 
 
 def _caption(protocol: Protocol) -> str:
     """Says what the table's values are, and where the paper's are from."""
     source = f"; paper: {protocol.source}" if protocol.printed else ""
-    return f"({metric_name(protocol)}, percent{source})"
+    return f"({values_name(protocol)}, percent{source})"
 
 
 def per_class_line(record: dict[str, Any]) -> str:
@@ -174,11 +175,22 @@ def per_class_line(record: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in record["per_class"].items())
 
 
-def _lists(protocol: Protocol, records: Records) -> list[tuple[str, list[str]]]:
-    """Collects the lists that follow the table, with their titles; none is empty."""
+def _values(protocol: Protocol, records: Records) -> tuple[Values, dict[str, float]]:
+    """Lists what was measured of every row, and the known spreads of records that follow the protocol."""
     values = {row.id: list(row_values(row, records.get(row.id, [])).values()) for row in protocol.rows}
     own = not any(record["deviates"] for found in records.values() for record in found)
-    ordered = orderings(protocol, values, known_spreads(protocol) if own else {})
+    return values, known_spreads(protocol) if own else {}
+
+
+def learnt_line(tables: Iterable[tuple[Protocol, Records]]) -> str:
+    """Says in one line what tables say to the paper's orderings; "" where they say nothing."""
+    said = [(protocol.name, learnt(protocol, *_values(protocol, records))) for protocol, records in tables]
+    return "; ".join(f"{name}: {text}" for name, text in said if text)
+
+
+def _lists(protocol: Protocol, records: Records) -> list[tuple[str, list[str]]]:
+    """Collects the lists that follow the table, with their titles; none is empty."""
+    ordered = orderings(protocol, *_values(protocol, records))
     lists = [("About the rows:", remarks(protocol)), ("The paper's orderings:", ordered)]
     return [(title, found) for title, found in lists if found]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from repro.protocol import Protocol, Row, settings_sha256
-from repro.records.store import BEFORE_CRF, SUBMISSION, Record
+from repro.protocol import Protocol, Row, metric_classes, metric_value, settings_sha256
+from repro.records.store import BEFORE_CRF, SUBMISSION, Record, metric_of
 
 EVALUATION = {"solver.max_iter", "weights.file"}  # what a run deviates in that evaluates released weights
 WAYS = {"evaluate": "released weights", "retrain": "trained"}  # as the protocols' tolerances name them
@@ -99,16 +99,20 @@ def row_of(record: Record, protocols: Mapping[str, Protocol]) -> Row:
         raise ValueError(f"made with another {protocol.name}.toml than the present one; measure the row again")
     if record["synthetic"] is not protocol.synthetic:
         raise ValueError(f"damaged: synthetic is {record['synthetic']!r}, its protocol says {protocol.synthetic}")
-    if SUBMISSION not in record and row.metric != "mean_iou" and row.metric not in record["per_class"]:
-        raise ValueError(f"damaged: per_class has no {row.metric}")
+    per_class = record["per_class"]
+    lacking = [name for name in metric_classes(row.metric, per_class) if name not in per_class]
+    if SUBMISSION not in record and lacking:
+        raise ValueError(f"damaged: per_class has no {', '.join(lacking)}")
     return row
 
 
-def unfit(record: Record, row: Row) -> str:
+def unfit(record: Record, row: Row, protocol: Protocol) -> str:
     """Says why a record of a row is not comparable with the paper, or ""."""
     way = way_of(record)
     if record["synthetic"]:
         return "synthetic data"
+    if protocol.scale_model:
+        return "a scale model, under a reduced protocol"
     deviates = set(record["deviates"]) - (EVALUATION if way == "evaluate" else set())
     if deviates:
         return f"deviates from the protocol in {', '.join(sorted(deviates))}"
@@ -123,13 +127,13 @@ def unfit(record: Record, row: Row) -> str:
 
 
 def row_value(row: Row, record: Mapping[str, Any]) -> float | None:
-    """Reads a row's value from a record of its own or of the row that it shows, or from a part of it; None where there is none (yet)."""
-    return record["value"] if row.metric == "mean_iou" else record["per_class"].get(row.metric)
+    """Reads a row's value from a record of its own or of the row that it shows; None where there is none (yet)."""
+    return record["value"] if row.metric == metric_of(record) else metric_value(row.metric, record["per_class"])
 
 
 def value_before_crf(row: Row, record: Record) -> float | None:
     """Reads a row's value before the CRF, as `row_value` does; None where the record's row has no CRF too."""
-    return row_value(row, record[BEFORE_CRF]) if BEFORE_CRF in record else None
+    return row_value(row, record | record[BEFORE_CRF]) if BEFORE_CRF in record else None
 
 
 def row_values(row: Row, records: Iterable[Record], value: Callable = row_value) -> dict[int, float]:
@@ -187,33 +191,3 @@ def verdict(findings: Iterable[str]) -> str:
     if not decided:
         return WITHIN_SPREAD
     return decided.pop() if len(decided) == 1 else MIXED
-
-
-def larger_objects(bins: Sequence[Mapping[str, Any]], scale: int) -> Measured | None:
-    """Computes by how much more weight a scale has on the larger half of the objects than on the smaller half.
-
-    Args:
-        bins: Of figures.json's attention_by_size, by size: "n_objects", and by scale "mean_weight" and "std" over the bin's objects.
-        scale: Which.
-
-    Returns:
-        The difference in percentage points of weight, with its standard error over objects as the spread; None where all objects lie in one bin.
-    """
-    filled = [one for one in bins if one["n_objects"]]
-    total, before, small = sum(one["n_objects"] for one in filled), 0, 0
-    while small < len(filled) - 1 and 2 * (before + filled[small]["n_objects"]) <= total:
-        before += filled[small]["n_objects"]
-        small += 1
-    small = max(small, 1)
-    if len(filled) < 2:
-        return None
-    halves = []
-    for half in (filled[:small], filled[small:]):
-        count = sum(one["n_objects"] for one in half)
-        mean = sum(one["n_objects"] * one["mean_weight"][scale] for one in half) / count
-        square = (
-            sum(one["n_objects"] * (one["std"][scale] ** 2 + one["mean_weight"][scale] ** 2) for one in half) / count
-        )
-        halves.append((mean, max(square - mean**2, 0.0) / count))
-    (small_mean, small_error), (large_mean, large_error) = halves
-    return Measured(100 * (large_mean - small_mean), 100 * math.sqrt(small_error + large_error), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from repro.protocol import Protocol, Row
+from repro.protocol import Protocol, Row, plain_metric
 from repro.records.verdict import (
     NOT_COMPARABLE,
     Measured,
@@ -53,7 +53,7 @@ def cell(protocol: Protocol, row: Row, collection: Collection, typed: str) -> di
         "row": row.id,
         "state": row.status,
         "of": row.of,
-        "metric": row.metric,
+        "metric": plain_metric(row.metric),
         "dataset": row.dataset,
         "paper": row.paper,
         "printed": row.printed or None,
@@ -99,7 +99,7 @@ def cell(protocol: Protocol, row: Row, collection: Collection, typed: str) -> di
     # A file of one's own may state no tolerance: then there is a difference, and no verdict on it.
     limit = 0.0 if tolerance is None else tolerance
     judged = judge_difference(row, difference, limit) if row.paper is None else judge_value(row, measured, limit)
-    if judged and not protocol.synthetic:  # drawn data are others: their distance from the paper's value means nothing
+    if judged and not protocol.scale_model:  # its distance from a value of other data means nothing
         result["difference"] = judged.distance
         if not result["comparable"]:
             result["mark"] = NOT_COMPARABLE

@@ -67,7 +67,9 @@ def usable(stored: Stored, protocols: dict[str, Protocol]) -> Found:
     if stored.reason:
         raise ValueError(stored.reason)
     row = row_of(stored.record, protocols)
-    return Found(stored.path, stored.sha256, stored.record, unfit(stored.record, row))
+    return Found(
+        stored.path, stored.sha256, stored.record, unfit(stored.record, row, protocols[stored.record["table"]])
+    )
 
 
 def _origin(found: Found) -> tuple[str, ...]:

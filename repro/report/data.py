@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from repro.protocol import Protocol
-from repro.records.claims import Claim, claims, known_spreads, size_claim
-from repro.records.tables import metric_name
+from repro.records.claims import Claim, claims, known_spreads
+from repro.records.object_size import lead_verdict, leads, size_claim
+from repro.records.tables import values_name
 from repro.records.verdict import IN_SPREAD, NOT_COMPARABLE, NOT_MEASURED, WITHIN, verdict
 from repro.report.cells import cell, layout
 from repro.report.collect import Collection, Found
@@ -70,7 +71,7 @@ def _table_claims(
             sets.setdefault(key, {})[each["row"]] = list(each["values"].values())
     chosen = max(sets, key=lambda key: (key == "{}", len(sets[key])), default="{}")
     known = known_spreads(protocol) if chosen == "{}" else {}
-    outside = "own" if own else "synthetic" if protocol.synthetic else ""
+    outside = "own" if own else "synthetic" if protocol.synthetic else "scale model" if protocol.scale_model else ""
     kind = outside or ("overridden" if chosen != "{}" else "paper")
     found = [_claim(claim, protocol.name, kind) for claim in claims(protocol, sets.get(chosen, {}), known)]
     if figures and figures["attention_by_size"] and not figures["stale"]:
@@ -78,6 +79,24 @@ def _table_claims(
         kind = outside or ("paper" if plain else "overridden")
         found.append(_claim(size_claim(figures["attention_by_size"]), protocol.name, kind))
     return found
+
+
+def _attention(
+    protocol: Protocol, cells: list[dict[str, Any]], figures: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Says which scale leads on small objects and on large ones in the rows with attention that were measured; None where there are none."""
+    labelled = [row for row in protocol.runnable if "submission" not in row.settings]
+    rows = {row.id for row in labelled if row.settings["model"]["merge"] == "attention"}
+    if not any(cell["values"] and cell["row"] in rows for cell in cells):
+        return None
+    found = leads(figures["attention_by_size"]) if figures and not figures["stale"] else {}
+    more = "" if protocol.synthetic else " --data-root DIR"
+    missing = "" if found else f"python -m repro.visualize --run DIR --table {protocol.name}{more}"
+    return {
+        "verdict": lead_verdict(found),
+        "weights": {row: str(lead) for row, lead in found.items()},
+        "command": missing,
+    }
 
 
 def _provenance(protocol: Protocol, collection: Collection, out: Path) -> dict[str, Any]:
@@ -161,16 +180,17 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
         "own": own,
         "title": protocol.title,
         "source": protocol.source,
-        "metric": metric_name(protocol),
+        "metric": values_name(protocol),
         "note": protocol.note,
         "synthetic": protocol.synthetic,
+        "scale_model": protocol.scale_model,
         "tolerance": protocol.tolerance,
         "layout": layout(protocol),
-        # Drawn data are others than the paper's: beside them printed values stand for their order, and there is no difference.
+        # Beside a scale model printed values stand for their order, and there is no difference.
         "columns": [
             *(["printed"] if protocol.printed else []),
             "measured",
-            *(["difference"] if protocol.printed and not protocol.synthetic else []),
+            *(["difference"] if protocol.printed and not protocol.scale_model else []),
         ],
         "counts": {
             "cells": len(cells),
@@ -184,6 +204,7 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
         "mean_absolute_difference": statistics.fmean(differences) if differences else None,
         "seeds": sorted({int(seed) for each in measured for seed in each["values"]}),
         "cells": cells,
+        "attention": _attention(protocol, cells, figures),
         "claims": _table_claims(protocol, own, cells, figures),
         "classes": classes(protocol, *shown, collection, name) if shown else None,
         "confusion": confusion(protocol, shown[0], collection) if shown else None,
@@ -221,6 +242,15 @@ def _notices(tables: list[dict[str, Any]], records: list[Found]) -> list[dict[st
                 "not on the paper's data. Their values cannot be compared with the printed ones; only orderings among them mean anything.",
             }
         )
+    for table in tables:
+        if table["scale_model"] and not table["synthetic"] and (count := len(table["provenance"]["records"])):
+            notices.append(
+                {
+                    "kind": "scale model",
+                    "text": f"{count} of {len(records)} records (table {table['name']}) are no reproduction of the printed values: {table['note']}. "
+                    "Only orderings among them mean anything.",
+                }
+            )
     overrides: dict[str, int] = {}
     for found in records:
         for key, value in found.record["deviates"].items() if found.unfit else ():

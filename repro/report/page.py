@@ -60,8 +60,8 @@ def draw(data: dict[str, Any]) -> dict[tuple, str]:
         if table["counts"]["measured"] and table["layout"]["kind"] == "grid":
             drawn[name, "marks"] = table_marks(table)
         if table["classes"]:
-            # Drawn data are others than the paper's: its values are no ticks beside theirs.
-            drawn[name, "classes"] = class_bars(table["classes"] | ({"printed": {}} if table["synthetic"] else {}))
+            # The paper's values are no ticks beside those of a scale model, whose data are others.
+            drawn[name, "classes"] = class_bars(table["classes"] | ({"printed": {}} if table["scale_model"] else {}))
             drawn[name, "confusion"] = confusion_map(table["confusion"])
         for row, curve in table["curves"].items():
             drawn[name, "loss", row] = loss_curve(row, curve)
@@ -93,7 +93,8 @@ def _photo(path: Path) -> dict[str, Any]:
 
 
 def _of(table: dict[str, Any]) -> str:
-    return f"{heading(table)}{' (synthetic data)' if table['synthetic'] else ''}"
+    other = " (synthetic data)" if table["synthetic"] else " (reduced protocol)" if table["scale_model"] else ""
+    return f"{heading(table)}{other}"
 
 
 def hero(data: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def hero(data: dict[str, Any]) -> dict[str, Any]:
     Returns:
         "drawn": for up to two charts a key of `draw`, "alt" and "caption"; "picture": a figure, or None.
     """
-    tables = sorted(data["tables"], key=lambda table: (table["synthetic"], table["own"]))
+    tables = sorted(data["tables"], key=lambda table: (table["synthetic"], table["own"], table["scale_model"]))
     drawn = []
     for table in [t for t in tables if t["counts"]["measured"] and t["layout"]["kind"] == "grid"][:1]:
         drawn.append({"key": (table["name"], "marks"), "alt": marks_alt(table), "caption": f"{_of(table)}."})

@@ -6,7 +6,9 @@ import json
 import statistics
 from typing import Any
 
+from repro.protocol import MEAN_IOU
 from repro.records.benchmark import measured, required
+from repro.records.object_size import by_row
 from repro.records.verdict import ABOVE, BELOW, IN_SPREAD, NOT_COMPARABLE, WITHIN
 
 GLYPHS = {"": "", WITHIN: "●", IN_SPREAD: "◐", ABOVE: "▲", BELOW: "▼", NOT_COMPARABLE: "○"}
@@ -78,6 +80,14 @@ def tolerance(table: dict[str, Any]) -> str:
     return ", ".join(f"±{value:g} {words.get(key, key)}" for key, value in table["tolerance"].items())
 
 
+def of_class(cell: dict[str, Any]) -> str:
+    """Heads a cell in a row of classes: the class, or whose mean it is."""
+    metric = cell["metric"]
+    if isinstance(metric, list):
+        return f"mean of {', '.join(metric)}"
+    return "mean" if metric == MEAN_IOU else metric
+
+
 def remark(cell: dict[str, Any]) -> str:
     """Says what a row of a list is, and why it has no measured value where it has none."""
     parts = []
@@ -118,6 +128,8 @@ def against(table: dict[str, Any]) -> str:
         return "not measured"
     if table["synthetic"]:
         return "synthetic: not comparable"
+    if table["scale_model"]:
+        return "a scale model: not comparable"
     if "printed" not in table["columns"]:
         return "not one of the paper’s tables" if table["own"] else "nothing printed"
     if not counts["comparable"]:
@@ -125,9 +137,19 @@ def against(table: dict[str, Any]) -> str:
     return f"{counts['within']} of {counts['comparable']} within tolerance or spread"
 
 
+def notice_title(kind: str) -> str:
+    """Heads what a reader must know before any number."""
+    return {"synthetic": "Synthetic data", "scale model": "A scale model", "overridden": "Protocol overridden"}[kind]
+
+
 def not_the_papers(kind: str) -> str:
     """Says what sets a claim's measurements apart from the paper's; "" for nothing."""
-    words = {"synthetic": "synthetic data", "overridden": "protocol overridden", "own": "own protocol"}
+    words = {
+        "synthetic": "synthetic data",
+        "scale model": "reduced protocol",
+        "overridden": "protocol overridden",
+        "own": "own protocol",
+    }
     return words.get(kind, "")
 
 
@@ -160,10 +182,7 @@ def curve_alt(curve: dict[str, Any], row: str) -> str:
 
 def by_row_lists(entries: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Groups entries by row."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for entry in entries:
-        rows.setdefault(entry["row"], []).append(entry)
-    return list(rows.items())
+    return list(by_row(entries).items())
 
 
 def shown(pictures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -257,9 +276,11 @@ FILTERS = {
         pairs,
         heading,
         tolerance,
+        of_class,
         remark,
         missing,
         against,
+        notice_title,
         not_the_papers,
         classes_alt,
         confusion_alt,

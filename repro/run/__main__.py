@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -15,11 +16,11 @@ from repro.data.pool import interruptible
 from repro.device import Compute, choose_algorithms, choose_device, planned_device
 from repro.distributed import end_at_once, joined, launched, listen_only, local_world_size, own_device, rank, world_size
 from repro.files import write_text
-from repro.protocol import load_protocol
+from repro.protocol import load_protocol, load_protocols
 from repro.records import check, score
 from repro.records.own import known_protocols
 from repro.records.store import git_state
-from repro.records.tables import as_markdown, as_text
+from repro.records.tables import as_markdown, as_text, learnt_line
 from repro.run import crf_search
 from repro.run.cost import row_flops
 from repro.run.dry_run import idle_lines, plan_lines
@@ -32,6 +33,7 @@ from repro.shell import check_writable, exit_code, log, one_line
 from repro.visualize import figures_of_run
 
 MOST_WORKERS = 1024
+RUNS = Path("runs")
 MOST_SEEDS = 1000
 FILL_BATCHES = 4  # that --fill looks at
 _stop_asked = False
@@ -96,7 +98,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="run every row with K seeds, from --seed on; the table gives mean and spread",
     )
     add("--shard", metavar="I/N", help="run share I of N, of equal cost; a stage is the first machine's")
-    add("--out", type=Path, default=Path("runs"), metavar="DIR", help="records, snapshots and tables (default runs/)")
+    add("--out", type=Path, default=RUNS, metavar="DIR", help="records, snapshots and tables (default runs/)")
     add(
         "--set",
         action="append",
@@ -172,8 +174,10 @@ def run(arguments: argparse.Namespace) -> None:
         )
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     if arguments.list:
-        own = known_protocols([arguments.out]).own.values() if arguments.table is None else ()
-        print("\n".join(list_lines([*names, *map(str, own)], arguments.out, seeds)))
+        if arguments.table is None:  # the paper's, this package's others, one's own
+            names += [name for name in load_protocols() if name not in names]
+            names += map(str, known_protocols([arguments.out]).own.values())
+        print("\n".join(list_lines(names, arguments.out, seeds)))
         return
     stand_in = load_protocol(names[0]).stand_in if arguments.data_root is None and len(names) == 1 else ""
     if stand_in:
@@ -217,16 +221,23 @@ def run(arguments: argparse.Namespace) -> None:
     if rank() > 0:
         return
     draw_figures(plan, arguments, options)
-    for protocol in plan.tables:
-        records = table_records(protocol, plan, found, sources, options)
+    tables = [(protocol, table_records(protocol, plan, found, sources, options)) for protocol in plan.tables]
+    for protocol, records in tables:
         write_text(options.out / protocol.name / "table.md", as_markdown(protocol, records))
-        print(as_text(protocol, records), end="" if protocol is plan.tables[-1] else "\n")
+        print(as_text(protocol, records))
+    print(last_line(learnt_line(tables), options.out))
     if waiting:
         stages = sorted({str(plan.stage_job(job.row)) for job in waiting})
         raise RuntimeError(
             f"--shard: {' and '.join(stages)} must be recorded under {options.out} before the rows that start from it; got {len(waiting)} rows that wait; "
             "run shard 1 (or copy its record and .caffemodel here), then this command again"
         )
+
+
+def last_line(learnt: str, out: Path) -> str:
+    """Says what was learnt, and the command that comes next."""
+    runs = "" if out == RUNS else f" --runs {shlex.quote(str(out))}"
+    return (f"Learnt: {learnt}. " if learnt else "") + f"Next: python -m repro.report{runs}"
 
 
 def draw_figures(plan: Plan, arguments: argparse.Namespace, options: Options) -> None:

@@ -33,7 +33,7 @@ from repro.evaluate.kept import keep_outputs, kept_labels, output_path
 from repro.evaluate.labels import ahead
 from repro.evaluate.metrics import ConfusionMatrix, summary
 from repro.files import write_json, write_text
-from repro.protocol import Row, load_protocol
+from repro.protocol import Row, load_protocol, metric_name
 from repro.protocol.bounds import BOUNDS
 from repro.records.store import Record, read_record, record_path
 from repro.run.inputs import dataset_root
@@ -155,9 +155,9 @@ class Search:
             self._read()
 
     def _identity(self, record: Record) -> str:
-        """Names everything that a value depends on but the CRF: the training, the images, and how they are tested."""
+        """Names everything that a value depends on but the CRF: the training, the images, how they are tested, and the metric."""
         files = fingerprint(self.items, self.folder / "data_read.json")
-        tested = [training_identity(record["provenance"], record["settings"]), files]
+        tested = [training_identity(record["provenance"], record["settings"]), files, self.row.metric]
         return hashlib.sha256(json.dumps(tested).encode()).hexdigest()
 
     def _read(self) -> None:
@@ -250,11 +250,10 @@ def overrides(crf: dict[str, Any]) -> str:
 
 def write_results(search: Search, grid: list[dict[str, Any]]) -> list[str]:
     """Writes the plot, the table and the chosen keys; returns what the terminal shows."""
-    document, folder, metric = search.document, search.folder, search.row.metric
+    document, folder, name = search.document, search.folder, metric_name(search.row.metric)
     tried = [one for one in document["tried"] if one["crf"] in grid]
     tried.sort(key=lambda one: grid.index(one["crf"]))
     best = max(tried, key=lambda one: one["value"])  # of equal ones the first of the grid
-    name = "mean IoU" if metric == "mean_iou" else f"IoU of {metric}"
     place = f"{document['table']} {document['row']}, seed {document['seed']}"
     title = f"{place}: {len(search.items)} images"
     fixed = ", ".join(f"{key} {best['crf'][key]:g}" for key in ("pos_w", "pos_xy_std", "max_iter"))

@@ -10,7 +10,7 @@ from repro.data.synthetic.cache import draw_data
 from repro.distributed import from_main, local_rank, rank, wait_for_all, world_size
 from repro.models import MultiScale, build
 from repro.models.weights import KEEPS_FILLER
-from repro.protocol import Protocol
+from repro.protocol import Protocol, metric_name
 from repro.records.own import keep_protocol
 from repro.records.store import BEFORE_CRF
 from repro.records.tables import Records, per_class_line, records_of
@@ -179,8 +179,9 @@ def train_all(plan: Plan, jobs: list[Job], sources: Sources, options: Options) -
         log(title)
         record = found[job.key] = run_row(job, from_main(lambda job=job: sources.of(job, found)), options)
         paper = f" (paper {job.row.printed})" if job.row.printed else ""
-        what = "mean IoU" if job.row.metric == "mean_iou" else f"IoU of {job.row.metric}"
-        log(f"{title}: {what} {value_text(record)}{paper}, {record['run']['seconds']:.0f} s; {per_class_line(record)}")
+        log(
+            f"{title}: {metric_name(job.row.metric)} {value_text(record)}{paper}, {record['run']['seconds']:.0f} s; {per_class_line(record)}"
+        )
     return found, waiting
 
 

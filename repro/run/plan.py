@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.protocol import PAPER, Protocol, Row, is_shipped, load_protocol
+from repro.protocol import MEAN_IOU, PAPER, Protocol, Row, is_shipped, load_protocol, metric_name
 from repro.records.store import read_record, record_path
+from repro.records.tables import values_name
 from repro.records.verdict import row_value, value_before_crf
 from repro.run.stage import stage_of
 
@@ -187,15 +188,15 @@ def list_lines(tables: Iterable[str], out: Path, seeds: Sequence[int]) -> list[s
         seeds: Of which records are looked for.
     """
     protocols = [load_protocol(table) for table in tables]
-    stages = dict.fromkeys(
-        stage["protocol"] for p in protocols for row in p.rows if (stage := row.settings.get("stage"))
-    )
+    starts = [(p.name, stage["protocol"]) for p in protocols for row in p.rows if (stage := row.settings.get("stage"))]
     # A row of a table may be a stage too; only what is nothing else is listed as one.
-    stages = [name for name in stages if name not in (*PAPER, *(protocol.name for protocol in protocols))]
+    stages = list(dict.fromkeys(stage for name, stage in starts if stage not in (*PAPER, name)))
     lines = []
-    for protocol in [*map(load_protocol, stages), *protocols]:
+    for protocol in [*map(load_protocol, stages), *(protocol for protocol in protocols if protocol.name not in stages)]:
         kind = "view" if protocol.view else "stage" if protocol.name in stages else f"{len(protocol.runnable)} rows run"
-        lines.append(f"{protocol.name}: {protocol.title} ({kind})")
+        values = values_name(protocol)
+        metric = "" if values == metric_name(MEAN_IOU) else f"; {values}"
+        lines.append(f"{protocol.name}: {protocol.title} ({kind}{metric})")
         wide = max(len(row.id) for row in protocol.rows)
         for row in protocol.rows:
             what = f"shows {row.of}" if row.of else row.status

@@ -28,7 +28,7 @@ from repro.evaluate.metrics import summary
 from repro.models import MultiScale, build
 from repro.models.unit_variance import scale_to_unit_variance
 from repro.ops import backend
-from repro.protocol import UNFELT, settings_sha256
+from repro.protocol import UNFELT, plain_metric, settings_sha256
 from repro.records.store import BEFORE_CRF, FORMAT, SUBMISSION, git_state, read_record, record_path, walk, write_record
 from repro.run.inputs import READ, Inputs, filled_layers, load_weights
 from repro.run.lock import locked
@@ -286,7 +286,6 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
         require_unchanged(inputs.train, inputs.val, inputs.data_sha256, options.out / READ)
     deviates = (
         {key: value for key, value in job.protocol.overrides.items() if key not in UNFELT and _has(settings, key)}
-        | {f"fill.{key}": value for key, value in settings.get("fill", {}).items()}
         | inputs.deviates
         | ({"precision": compute.precision} if compute.precision != "fp32" else {})
     )
@@ -303,6 +302,6 @@ def _run_row(job: Job, inputs: Inputs, options: Options, snapshot: Path) -> dict
         "synthetic": "synthetic" in settings,
         "note": job.protocol.note,
         "settings": settings,
-        "provenance": made_from | {"backend": backend()},
+        "provenance": made_from | {"backend": backend(), "metric": plain_metric(job.row.metric)},
         "run": machine(compute) | {"resumed_under": resumed_under(sittings)} | times,
     }

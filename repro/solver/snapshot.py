@@ -53,12 +53,14 @@ class Snapshot:
 def identity_of(made_from: Mapping[str, Any]) -> str:
     """Names a run by everything that its numbers depend on: settings, data, weights, seed and precision.
 
-    The protocol file's own fingerprint is left out: a comment in it changes no number. So is the backend, which only a record has.
+    The protocol file's own fingerprint is left out: a comment in it changes no number. So are the backend and the metric, which only a record has.
 
     Args:
         made_from: A record's provenance.
     """
-    kept = {key: value for key, value in made_from.items() if key != "backend"} | {"protocol_sha256": None}
+    kept = {key: value for key, value in made_from.items() if key not in ("backend", "metric")} | {
+        "protocol_sha256": None
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
