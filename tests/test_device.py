@@ -100,11 +100,11 @@ def flags(monkeypatch):
         return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
 
     before = read()
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that what is set below is taken back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     yield read
     torch.use_deterministic_algorithms(before[0])
     cudnn.deterministic, cudnn.benchmark = before[1:]
-    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)  # monkeypatch then gives the caller's back
 
 
 def test_a_gpu_trains_with_the_same_bits_or_the_fastest_algorithms_and_a_cpu_as_ever(flags, monkeypatch):

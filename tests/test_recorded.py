@@ -1,5 +1,6 @@
 """A training whose iterations are recorded and replayed ends as the plain one: rehearsed on the CPU with a tape of operators in the place of CUDA's graph."""
 
+import contextlib
 import re
 
 import pytest
@@ -13,7 +14,7 @@ from repro.device import Compute, choose_algorithms, choose_device
 from repro.protocol import load_protocol
 from repro.run import __main__ as program
 from repro.solver import recorded as module
-from repro.solver.recorded import WARM_UP, Recorded
+from repro.solver.recorded import WARM_UP, CudaGraph, Recorded
 
 
 class Tape(TorchDispatchMode):
@@ -131,6 +132,41 @@ def test_interrupted_before_and_after_the_recording_it_ends_the_same(items, sett
         assert_same(run(items, settings(), tmp_path / str(at), compute=RECORDED), whole)
     interrupted(items, settings(), tmp_path / "other", WARM_UP + 2, compute=RECORDED)
     assert_same(run(items, settings(), tmp_path / "other"), whole)
+
+
+def test_cudas_graph_waits_for_what_was_begun_and_records_without_doing(monkeypatch):
+    """The order of the calls alone: no GPU is needed, and none is proved."""
+    said = []
+
+    class Stream:
+        def __init__(self, name="aside"):
+            self.name = name
+
+        def wait_stream(self, other):
+            said.append(f"{self.name} waits for {other.name}")
+
+    class Graph:
+        def replay(self):
+            said.append("replay")
+
+    @contextlib.contextmanager
+    def within(thing):
+        said.append(f"into {getattr(thing, 'name', 'the graph')}")
+        yield
+        said.append(f"out of {getattr(thing, 'name', 'the graph')}")
+
+    here = Stream("here")
+    for name, stand_in in {
+        "Stream": Stream, "current_stream": lambda: here, "stream": within, "CUDAGraph": Graph, "graph": within,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    graph = CudaGraph()
+    assert graph.warm_up(lambda: said.append("work") or "result") == "result"
+    assert said == ["aside waits for here", "into aside", "work", "out of aside", "here waits for aside"]
+    said.clear()
+    replay, result = graph.record(lambda: said.append("work") or "result")
+    replay()
+    assert (said, result) == (["into the graph", "work", "out of the graph", "replay"], "result")
 
 
 def test_what_cannot_be_recorded_is_said():

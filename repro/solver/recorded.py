@@ -14,13 +14,18 @@ Work = Callable[[], torch.Tensor]
 class CudaGraph:
     """Warms up and records on the current GPU, as torch's notes on CUDA graphs say."""
 
+    def __init__(self):
+        self._aside = (
+            torch.cuda.Stream()
+        )  # one for all calls: what torch keeps of a stream's memory serves no other stream
+
     def warm_up(self, work: Work) -> torch.Tensor:
         """Does the work on a stream of its own: nothing that autograd keeps may belong to the default stream, which no recording may wait for."""
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
+        here = torch.cuda.current_stream()
+        self._aside.wait_stream(here)
+        with torch.cuda.stream(self._aside):
             result = work()
-        here.wait_stream(aside)
+        here.wait_stream(self._aside)
         return result
 
     def record(self, work: Work) -> tuple[Callable[[], None], torch.Tensor]:
