@@ -16,7 +16,7 @@ from repro.ops import (
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),  # inductor's own
+    pytest.mark.filterwarnings("ignore:.torch.jit"),  # inductor's own
 ]
 
 
