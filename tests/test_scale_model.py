@@ -160,7 +160,8 @@ def test_the_report_has_its_section_and_judges_it_apart(tmp_path):
     for row in load_protocol(NAME).rows:
         for seed in (1, 2):
             write(tmp_path, NAME, row.id, row.paper + seed, seed)
-    write(tmp_path, "demo", "baseline", 40.0)
+    for row, value in (("baseline", 40.0), ("max2", 39.0)):
+        write(tmp_path, "demo", row, value)
     document = build_report(collect([tmp_path]), tmp_path)
     table = next(table for table in document["tables"] if table["name"] == NAME)
     assert table["columns"] == ["printed", "measured"]
@@ -169,18 +170,19 @@ def test_the_report_has_its_section_and_judges_it_apart(tmp_path):
     claim = document["claims"][0]
     assert claim["verdict"] == "not measured"  # on the paper's data
     assert [(one["table"], one["kind"], one["verdict"]) for one in claim["tables"]] == [
-        (NAME, "scale model", "supported")
+        (NAME, "scale model", "supported"),
+        ("demo", "synthetic", "contradicted"),  # below what was measured on photographs
     ]
     kinds = {notice["kind"]: notice["text"] for notice in document["notices"]}
     assert list(kinds) == ["synthetic", "scale model"]
-    assert kinds["scale model"].startswith(
-        f"26 of 27 records (table {NAME}) are no reproduction of the printed values: real"
-    )
+    assert kinds["scale model"] == f"26 of 28 records (table {NAME}): {load_protocol(NAME).note}."
     assert notice_title("scale model") == "A scale model"
     figures = {key: "<svg width='9pt' height='9pt'></svg>".replace("'", '"') for key in keys(document)}
     page = html(document, figures, [tmp_path], tmp_path)
     assert f'<article class="anchor" id="{NAME}">' in page
     assert f"in {NAME}, reduced protocol" in page
+    assert page.index(f'id="{NAME}"') < page.index('id="demo"')
+    assert page.count("</span> on the paper’s data") == 1  # nothing was measured there, which is said once
 
 
 def keys(document):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def table_marks(table: dict[str, Any], colours: Colours = STAND_IN) -> Figure:
                     *zip(*printed, strict=True), color=colours.second, label=None if filled else "printed", **style_
                 )
         name_places(axes, [name for name, _ in lines], colours, fontsize=7)
-        axes.set_xlabel(f"{short(table['metric'], 60)}, percent")
+        axes.set_xlabel(textwrap.fill(f"{short(table['metric'], 120)}, percent", 46))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside upper left", ncols=3, handlelength=1.1, columnspacing=1.2)
         return figure

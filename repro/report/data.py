@@ -224,7 +224,14 @@ def _claims(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
         same = [claim for claim in every if claim["text"] == text]
         findings = [pair["finding"] for claim in same if claim["kind"] == "paper" for pair in claim["pairs"]]
         result.append(
-            {"text": text, "verdict": verdict(findings), "tables": [c for c in same if c["verdict"] != NOT_MEASURED]}
+            {
+                "text": text,
+                "verdict": verdict(findings),
+                # What was measured on drawn pictures comes last.
+                "tables": sorted(
+                    (c for c in same if c["verdict"] != NOT_MEASURED), key=lambda c: c["kind"] == "synthetic"
+                ),
+            }
         )
     return result
 
@@ -247,8 +254,7 @@ def _notices(tables: list[dict[str, Any]], records: list[Found]) -> list[dict[st
             notices.append(
                 {
                     "kind": "scale model",
-                    "text": f"{count} of {len(records)} records (table {table['name']}) are no reproduction of the printed values: {table['note']}. "
-                    "Only orderings among them mean anything.",
+                    "text": f"{count} of {len(records)} records (table {table['name']}): {table['note']}.",
                 }
             )
     overrides: dict[str, int] = {}
