@@ -66,6 +66,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     cost.add_argument("table", help="a protocol with synthetic data, whose own crop and batch are measured too")
     cost.add_argument("row", help="its row")
     cost.add_argument("shapes", nargs="+", metavar="CROPxBATCH", help="such as 97x4")
+    cost.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the protocol")
     branches = commands.add_parser("branches", help="every scale by itself, and gradient norms, of trained rows")
     branches.add_argument(
         "runs", nargs="+", type=Path, metavar="DIR", help="folders of recorded rows of several scales"
@@ -105,8 +106,8 @@ def parse_shape(text: str) -> tuple[int, int]:
         ValueError: It is no such pair.
     """
     crop, _, batch = text.partition("x")
-    if not (crop.isdecimal() and batch.isdecimal() and int(crop) % 8 == 1 and int(batch) > 0):
-        raise ValueError(f"shape: must be CROPxBATCH, the crop of the form 8k+1; got {text!r}; write such as 97x4")
+    if not (crop.isdecimal() and batch.isdecimal()):
+        raise ValueError(f"shape: must be CROPxBATCH, whole numbers; got {text!r}; write such as 97x4")
     return int(crop), int(batch)
 
 
@@ -124,10 +125,9 @@ def all_losses(network: MultiScale, batch: Batch, ignore_label: int) -> dict[str
 
 def _costs(options: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
-    protocol = load_protocol(options.table)
-    own = protocol.row(options.row).settings
+    own = load_protocol(options.table, options.set).row(options.row).settings
     shapes = [(own["transform"]["crop_size"], own["solver"]["batch_size"]), *map(parse_shape, options.shapes)]
-    steps = {shape: _stepper(options.table, options.row, *shape) for shape in dict.fromkeys(shapes)}
+    steps = {shape: _stepper(options, *shape) for shape in dict.fromkeys(shapes)}
     seconds: dict[tuple[int, int], list[float]] = {shape: [] for shape in steps}
     for number in range(1 + options.rounds):
         for shape, step in steps.items():
@@ -139,10 +139,10 @@ def _costs(options: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def _stepper(table: str, row: str, crop: int, batch: int) -> Callable[[], None]:
+def _stepper(options: argparse.Namespace, crop: int, batch: int) -> Callable[[], None]:
     """Makes a function that does one iteration of a row at another crop and batch: all losses, gradients and update; the images are always the same."""
-    overrides = [f"transform.crop_size={crop}", f"solver.batch_size={batch}"]
-    settings = load_protocol(table, overrides).row(row).settings
+    overrides = [*options.set, f"transform.crop_size={crop}", f"solver.batch_size={batch}"]
+    settings = load_protocol(options.table, overrides).row(options.row).settings
     network = initial_network(settings, seed=1)
     solver = make_solver(network, settings)
     images = next(iter(batches_of(settings, seed=1)))
