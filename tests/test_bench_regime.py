@@ -17,6 +17,7 @@ SMALL = (
     *("transform.crop_size=33", "test.crop_size=33", "solver.batch_size=2", "solver.max_iter=2"),
 )
 SET = [f"--set={one}" for one in SMALL]
+COST = ["cost", *SET, "demo", "average2-extra"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_shapes_take_turns(ran, tmp_path, monkeypatch):
     seconds = iter(float(n) for n in range(1000))
     monkeypatch.setattr(regime.time, "process_time", lambda: next(seconds) ** 2)
     out = tmp_path / "cost.json"
-    assert main(["cost", "demo", "average2-extra", "17x1", "--rounds=2", f"--out={out}", *SET]) == 0
+    assert main([*COST, "17x1", "--rounds=2", f"--out={out}"]) == 0
     found = json.loads(out.read_text())
     # Calls 0 to 3 are the round that is not counted; the least of the next two: 5² - 4² and 7² - 6² seconds.
     assert found["results"] == [
@@ -94,12 +95,9 @@ def test_a_branch_is_one_scales_scores_at_the_finest_size(ran):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["cost", "demo", "average2-extra", "32x1"],
-            "transform.crop_size must be of the form 16k+1",
-        ),
-        (["cost", "demo", "average2-extra", "33"], "shape: must be CROPxBATCH, whole numbers; got '33'"),
-        (["cost", "demo", "average2-extra", "33x1", "--rounds=0"], "--rounds: must be at least 1; got 0"),
+        ([*COST, "32x1"], "transform.crop_size must be of the form"),
+        ([*COST, "33"], "shape: must be CROPxBATCH, whole numbers; got '33'"),
+        ([*COST, "33x1", "--rounds=0"], "--rounds: must be at least 1; got 0"),
         (["branches", "nowhere", "--batches=0"], "--batches: must be at least 1; got 0"),
         (["branches", "BASELINE"], "must be a row of several scales on drawn data; got demo/baseline; name another"),
     ],
