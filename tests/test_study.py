@@ -6,7 +6,7 @@ import shutil
 import pytest
 from record_cases import record, stamped
 
-from repro.protocol import PROTOCOLS, load_protocol
+from repro.protocol import PROTOCOLS, load_protocol, settings_sha256
 from repro.records.store import record_path, write_record
 from repro.report import study
 
@@ -35,7 +35,8 @@ def folder(tmp_path):
     made = {"format": 1, "device_name": "A processor", "threads": 1, "versions": {"torch": "2.13.0"}}
     (folder / "cost.json").write_text(json.dumps(made | {"rounds": 3, "row": "demo/average3", "results": results}))
     norms = {"merged": 2.0, "all": 7.0}
-    one = {"row": "average3-extra", "seed": 1, "value": 42.0, "alone": {"1": 40.0, "0.5": 30.0}}
+    trained = {"settings_sha256": settings_sha256(load_protocol("demo").row("average3-extra").settings)}
+    one = trained | {"row": "average3-extra", "seed": 1, "value": 42.0, "alone": {"1": 40.0, "0.5": 30.0}}
     branches = [one | {"gradient_at_start": norms, "gradient_at_end": norms}]
     (folder / "branches.json").write_text(json.dumps(made | {"batches": 5, "results": branches}))
     length = first["solver"]["max_iter"]
@@ -86,9 +87,9 @@ def test_seeds_branches_and_gradients_stand_in_their_tables(folder):
 
 
 def test_the_same_records_are_kept_once(folder, tmp_path):
-    before = (folder / study.TRIALS).read_text()
+    before = (folder / "trials.json").read_text()
     assert study.main([str(folder), "--add", str(tmp_path / "a")]) == 0
-    assert (folder / study.TRIALS).read_text() == before
+    assert (folder / "trials.json").read_text() == before
 
 
 def test_a_stale_page_is_found(folder, capsys):
@@ -97,6 +98,11 @@ def test_a_stale_page_is_found(folder, capsys):
     assert study.main([str(folder), "--check"]) == 1
     assert "the page is stale; run python -m repro.report.study" in capsys.readouterr().err
     assert (folder / study.PAGE).read_text() == "other"
+
+
+def spoil_branches(folder):
+    path = folder / "branches.json"
+    path.write_text(path.read_text().replace('"settings_sha256": "', '"settings_sha256": "0'))
 
 
 def spoil_costs(folder):
@@ -114,6 +120,10 @@ def spoil_costs(folder):
             "study.toml: must have exactly the known keys; got a difference in chosen_seeds, cost_limit,",
         ),
         (lambda folder: (folder / "cost.json").write_text("{"), "cost.json: must be part of a study; got damaged: "),
+        (
+            spoil_branches,
+            "branches.json: must be of rows of one regime that was tried; got rows of none, or of several; measure",
+        ),
         (
             spoil_costs,
             "cost.json: must have the cost of every crop and batch that was tried; got none of [(41, 2)]; measure",
