@@ -68,6 +68,8 @@ def test_the_rule_takes_the_best_mean_within_the_cost(folder):
         "1 of 2 (+2.00, +0.00)",
     ]
     assert chosen[2:6] == ["**2**", "**41**", "**1.00**", "**41.00**"]  # half the cost an iteration, twice as many
+    (line,) = lines_of(folder, "Over the 2 regimes")
+    assert "extra supervision helps: 3 of 4 pairs, mean difference +0.50;" in line  # 1, −1, 1 and 1
     assert dear[4:6] == ["1.50", "51.00"]  # better, but beyond the limit of cost
 
 
@@ -117,7 +119,7 @@ def spoil_costs(folder):
         (lambda folder: (folder / "study.toml").write_text("="), "study.toml: must be TOML; got "),
         (
             lambda folder: (folder / "study.toml").write_text("title = ''"),
-            "study.toml: must have exactly the known keys; got a difference in chosen_seeds, cost_limit,",
+            "study.toml: must have exactly the known keys; got a difference in cost_limit, found,",
         ),
         (lambda folder: (folder / "cost.json").write_text("{"), "cost.json: must be part of a study; got damaged: "),
         (

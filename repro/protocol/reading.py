@@ -277,6 +277,7 @@ def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Pr
         {f"{section}.{key}": value for section, table in changes.items() for key, value in table.items()},
         header["dataset"],
         header["tolerance"],
+        header["remark"],
     )
 
 

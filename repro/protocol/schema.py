@@ -124,6 +124,7 @@ HEADER = {
     "extends": str,
     "adds_rows": bool,  # whether the rows stand below those of the extended file, and not in their place
     "note": str,
+    "remark": str,
 }
 # "filler": as model.filler draws the backbone. "unit_variance": the same, then scaled by repro/models/unit_variance.py.
 FILLERS = ("filler", "unit_variance")

@@ -52,6 +52,7 @@ class Protocol:
     overrides: The `--set` keys that were applied.
     dataset: As of the rows that name none.
     tolerance: How far from the paper a measured value may lie, percentage points: "evaluate" released weights, "retrain".
+    remark: From the header: what a reader of the table must know, and no other output needs to say.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Protocol:
     overrides: dict[str, Any] = field(default_factory=dict)
     dataset: str = ""
     tolerance: dict[str, float] = field(default_factory=dict)
+    remark: str = ""
 
     @property
     def synthetic(self) -> bool:

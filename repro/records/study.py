@@ -19,7 +19,7 @@ from repro.records.verdict import measure
 
 FORMAT = 1
 TEXT, TRIALS = "study.toml", "trials.json"
-KEYS = {"title", "protocol", "rows", "question", "rule", "cost_limit", "chosen_seeds", "found"}
+KEYS = {"title", "protocol", "rows", "question", "rule", "cost_limit", "found"}
 # What a trial may change, as (section, key); the trial of a study's table names them in this order.
 CHANGES = (
     ("solver", "base_lr"),

@@ -162,7 +162,7 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
         "title": protocol.title,
         "source": protocol.source,
         "metric": metric_name(protocol),
-        "note": protocol.note,
+        "note": "; ".join(text for text in (protocol.note, protocol.remark) if text),
         "synthetic": protocol.synthetic,
         "tolerance": protocol.tolerance,
         "layout": layout(protocol),

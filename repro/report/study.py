@@ -25,15 +25,24 @@ def _table(head: list[str], lines: list[list[str]]) -> list[str]:
     return ["", *(f"| {' | '.join(line)} |" for line in (head, align, *lines)), ""]
 
 
+def _differences(study: Study, claim: str, values: dict[str, list[float]]) -> list[float]:
+    """Lists by how much the upper row of each of a claim's measured pairs is above."""
+    found = [pair for one in claims(study.protocol, values) if one.text == claim for pair in one.pairs]
+    return [pair.measured.mean for pair in found if pair.measured]
+
+
 def _verdict(study: Study, claim: str, values: dict[str, list[float]]) -> str:
     """Says in how many of the measured pairs a claim's upper row is above, and by how much in each."""
-    pairs = [pair for one in claims(study.protocol, values) if one.text == claim for pair in one.pairs if pair.measured]
-    ups = [pair.measured.mean for pair in pairs]
+    ups = _differences(study, claim, values)
     return f"{sum(up > 0 for up in ups)} of {len(ups)} ({', '.join(map(signed, ups))})" if ups else "–"
 
 
 def _regime_cells(regime: Regime) -> list[str]:
     return [f"{regime.base_lr:g}", str(regime.max_iter), str(regime.batch_size), str(regime.crop_size)]
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread" if number == 1 else f"{number} threads"
 
 
 def regimes_table(study: Study) -> list[str]:
@@ -54,9 +63,24 @@ def regimes_table(study: Study) -> list[str]:
     return _table(head, lines)
 
 
+def counted(study: Study) -> str:
+    """Counts the pairs of all regimes that speak for each claim, in one sentence."""
+    within = [regime for regime in study.regimes if study.relative_cost(regime) <= study.text["cost_limit"]]
+    counts = []
+    for claim in (EXTRA, ATTENTION):
+        ups = [up for regime in within for up in _differences(study, claim, study.values(regime))]
+        counts.append(
+            f"{claim}: {sum(up > 0 for up in ups)} of {len(ups)} pairs, mean difference {signed(measure(ups).mean)}"
+        )
+    return f"Over the {len(within)} regimes within the cost, {'; '.join(counts)}."
+
+
 def seeds_table(study: Study) -> list[str]:
-    """Renders the chosen regime over its seeds."""
-    seeds, rows = study.text["chosen_seeds"], study.text["rows"]
+    """Renders the chosen regime over its seeds; nothing where there is one."""
+    rows, chosen = study.text["rows"], study.chosen
+    seeds = sorted({trial["seed"] for trial in study.trials if regime_of(trial) == chosen})
+    if len(seeds) == 1:
+        return ["", "No other seed was run.", ""]
     lines = []
     for seed in seeds:
         values = study.values(study.chosen, [seed])
@@ -109,7 +133,7 @@ def page(study: Study) -> str:
     text = study.text
     machines = sorted(
         {
-            f"{t['device_name']}, {t['threads']} threads, torch {t['torch']}, commit {str(t['commit'])[:10]}"
+            f"{t['device_name']}, {_threads(t['threads'])}, torch {t['torch']}, commit {str(t['commit'])[:10]}"
             for t in study.trials
         }
     )
@@ -129,6 +153,8 @@ def page(study: Study) -> str:
         "",
         f"Mean IoU, percent, seed 1. The first line is the regime as it stood; cost is relative to it, and must be at most {text['cost_limit']:g}. The chosen regime is bold.",
         *regimes_table(study),
+        counted(study),
+        "",
         "## The chosen regime with more seeds",
         *seeds_table(study),
         "## Every scale by itself",
@@ -147,7 +173,7 @@ def page(study: Study) -> str:
         f"- Cost: processor time of one thread, the least of {study.cost['rounds']} rounds, {study.cost['row']} with extra supervision, {study.cost['device_name']}, torch {study.cost['versions']['torch']}: "
         + ", ".join(f"crop {crop} batch {batch}: {ms:.0f} ms" for (crop, batch), ms in study.costs.items())
         + ".",
-        f"- Scales and gradients: {study.branches['device_name']}, {study.branches['threads']} threads, torch {study.branches['versions']['torch']}.",
+        f"- Scales and gradients: {study.branches['device_name']}, {_threads(study.branches['threads'])}, torch {study.branches['versions']['torch']}.",
     ]
     return "\n".join(lines) + "\n"
 
