@@ -5,8 +5,9 @@ import pytest
 import torch
 from conftest import assert_close, assert_equals_caffe, golden
 from float_rule import Step, Truth, U
+from torch.nn import functional as F
 
-from repro.models.layers import Dropout, ave_pool, convolution, fill, max_pool
+from repro.models.layers import Dropout, ave_pool, convolution, dropout, fill, max_pool
 
 CONV, POOLING = golden("conv.npz"), golden("pooling.npz")
 
@@ -74,3 +75,21 @@ def test_fillers():
         assert layer.bias.abs().sum() == 0
     with pytest.raises(ValueError, match="fill: filler must be one of gaussian, msra, constant; got 'xavier'"):
         fill(layer, "xavier")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("ratio", [0.5, 0.3])
+def test_dropout_has_torchs_own_bits(ratio, dtype, layout):
+    x = torch.randn(2, 6, 5, 7).to(dtype).contiguous(memory_format=layout)
+    found = []
+    for function in (dropout, F.dropout):
+        torch.manual_seed(3)
+        leaf = x.clone().requires_grad_()
+        y = function(leaf, ratio)
+        (y * x).sum().backward()
+        found.append((y.detach(), leaf.grad, torch.rand(3)))  # the numbers that follow too
+        assert y.stride() == x.stride()
+        assert 0 < (y == 0).sum() < y.numel()
+    for own, torchs in zip(*found, strict=True):
+        assert torch.equal(own, torchs)

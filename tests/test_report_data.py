@@ -8,6 +8,7 @@ import report_cases as cases
 from record_cases import stamped
 
 from repro.files import write_json
+from repro.protocol import SYNTHETIC_NOTE
 from repro.report.collect import collect
 from repro.report.data import build
 
@@ -173,6 +174,15 @@ def test_notices_say_synthetic_and_overridden(runs):
     assert synthetic["text"].startswith("1 of 3 records (table demo) were measured on pictures that this package draws")
     assert overridden["kind"] == "overridden"
     assert overridden["text"].startswith("1 of 3 records depart from their protocol: model.width = 0.5 (1).")
+
+
+def test_a_tables_remark_stands_with_its_note(runs):
+    cases.write(runs, "demo", "baseline", 40.0)
+    path = cases.protocol.PROTOCOLS / "demo.toml"
+    path.write_text('remark = "small"\n' + path.read_text())
+    notes = {table["name"]: table["note"] for table in document(runs)["tables"]}
+    assert notes["demo"] == f"{SYNTHETIC_NOTE}; drawn; small"
+    assert notes["table1"] == ""
 
 
 def test_a_claims_verdict_is_that_on_the_papers_data_alone(runs):

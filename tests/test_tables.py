@@ -123,10 +123,13 @@ def test_notes(tiny, tmp_path):
         "deviates from the protocol: weights = none",
     ]
     synthetic = load_protocol(write_protocol(tmp_path, ("[common.test]", SYNTHETIC)))
-    assert notes(synthetic, {}) == [
-        SYNTHETIC_NOTE,
-        "the paper's values, of other data, stand beside for their order alone",
-    ]
+    said = [SYNTHETIC_NOTE, "the paper's values, of other data, stand beside for their order alone"]
+    assert notes(synthetic, {}) == said
+    remarked = load_protocol(
+        write_protocol(tmp_path, ("[common.test]", SYNTHETIC), ("title =", 'remark = "small"\ntitle ='))
+    )
+    assert notes(remarked, {}) == [*said, "small"]
+    assert remarked.note == SYNTHETIC_NOTE
 
 
 def test_drawn_data_have_no_difference_from_the_paper(tmp_path):

@@ -80,6 +80,22 @@ def ave_pool(x: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(x, 3, 1, padding=1, count_include_pad=True)
 
 
+def dropout(x: torch.Tensor, ratio: float) -> torch.Tensor:
+    """Computes F.dropout in training, to the bit, on the CPU in less time.
+
+    Args:
+        x: Any.
+        ratio: Probability of zero, in (0, 1).
+
+    F.dropout draws its mask by bernoulli_, in one thread whatever their number: each element compares a uniform float64 number. Drawn by uniform_ the same numbers of the same generator
+    take about half the time, and the rest runs in all threads; of a thin network's iteration dropout was a tenth.
+    """
+    if x.device.type != "cpu":
+        return F.dropout(x, ratio)
+    keep = 1.0 - ratio
+    return x * (torch.empty_like(x, dtype=torch.float64).uniform_() < keep).to(x.dtype).div_(keep)
+
+
 class Dropout(nn.Module):
     """Zeroes each element with probability `ratio` in training and scales the others by 1 / (1 - ratio).
 
@@ -107,11 +123,9 @@ class Dropout(nn.Module):
             nhwc = x.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if nhwc else torch.contiguous_format  # in whose order the numbers are drawn
             ones = torch.ones((images, *x.shape[1:]), dtype=x.dtype, device=x.device).contiguous(memory_format=layout)
-            return (
-                x * F.dropout(ones, self.ratio)[own].clone()
-            )  # of a slice the whole would be kept for the backward pass
+            return x * dropout(ones, self.ratio)[own].clone()  # of a slice the backward pass would keep the whole
         if self.mask_source is None:
-            return F.dropout(x, self.ratio)
+            return dropout(x, self.ratio)
         mask = torch.as_tensor(self.mask_source(tuple(x.shape))).to(x)
         return x * mask * (1.0 / (1.0 - self.ratio))
 

@@ -278,6 +278,7 @@ def _load(path: Path, changes: dict[str, dict], reading: tuple[Path, ...]) -> Pr
         header["dataset"],
         header["tolerance"],
         header["scale_model"] is True or "synthetic" in common,
+        header["remark"],
     )
 
 

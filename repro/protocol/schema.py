@@ -126,6 +126,7 @@ HEADER = {
     "adds_rows": bool,  # whether the rows stand below those of the extended file, and not in their place
     "note": str,
     "scale_model": bool,  # whether printed values are of other data or another protocol, and stand beside for their order alone
+    "remark": str,
 }
 # "filler": as model.filler draws the backbone. "unit_variance": the same, then scaled by repro/models/unit_variance.py.
 FILLERS = ("filler", "unit_variance")

@@ -54,6 +54,7 @@ class Protocol:
     dataset: As of the rows that name none.
     tolerance: How far from the paper a measured value may lie, percentage points: "evaluate" released weights, "retrain".
     scale_model: Whether data or protocol are others than those of the printed values, which then stand beside for their order alone.
+    remark: From the header: what a reader of the table must know, and no other output needs to say.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Protocol:
     dataset: str = ""
     tolerance: dict[str, float] = field(default_factory=dict)
     scale_model: bool = False
+    remark: str = ""
 
     @property
     def synthetic(self) -> bool:

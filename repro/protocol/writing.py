@@ -45,7 +45,7 @@ def as_toml(protocol: Protocol) -> str:
     Args:
         protocol: Without overrides.
     """
-    keys = ("title", "source", "metric", "dataset", "tolerance", "stand_in", "note", "scale_model")
+    keys = ("title", "source", "metric", "dataset", "tolerance", "stand_in", "note", "scale_model", "remark")
     lines = [KEPT, *_lines({key: getattr(protocol, key) for key in keys})]
     for row in protocol.rows:
         lines += _row(row, protocol)

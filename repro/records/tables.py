@@ -136,6 +136,7 @@ def notes(protocol: Protocol, records: Records) -> list[str]:
     result = [protocol.note] if protocol.note else []
     if protocol.scale_model and protocol.printed:
         result.append("the paper's values, of other data, stand beside for their order alone")
+    result += [protocol.remark] if protocol.remark else []
     if protocol.view:
         rows = {row.of for row in protocol.rows}
         shown = rows if len(rows) == 1 else {of.partition("/")[0] for of in rows}

@@ -181,7 +181,7 @@ def _table(protocol: Protocol, collection: Collection, stands_for: str, out: Pat
         "title": protocol.title,
         "source": protocol.source,
         "metric": values_name(protocol),
-        "note": protocol.note,
+        "note": "; ".join(text for text in (protocol.note, protocol.remark) if text),
         "synthetic": protocol.synthetic,
         "scale_model": protocol.scale_model,
         "tolerance": protocol.tolerance,
