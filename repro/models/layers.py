@@ -81,14 +81,14 @@ def ave_pool(x: torch.Tensor) -> torch.Tensor:
 
 
 def dropout(x: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Computes F.dropout in training, to the bit, on the CPU in less time.
+    """Computes F.dropout in training, on the CPU in less time and with the same masks from every build of torch.
 
     Args:
         x: Any.
         ratio: Probability of zero, in (0, 1).
 
-    F.dropout draws its mask by bernoulli_, in one thread whatever their number: each element compares a uniform float64 number. Drawn by uniform_ the same numbers of the same generator
-    take about half the time, and the rest runs in all threads; of a thin network's iteration dropout was a tenth.
+    An element stays where a uniform float64 number, drawn in the order of memory, is below 1 - ratio. So does bernoulli_, by which F.dropout draws its masks (the same bits, under torch
+    2.11 to 2.14 on x86), but in one thread and in twice the time: of a thin network's iteration dropout was a tenth.
     """
     if x.device.type != "cpu":
         return F.dropout(x, ratio)
