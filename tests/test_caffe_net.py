@@ -139,7 +139,7 @@ def test_blobs_are_there_before_a_pass_and_inputs_may_be_written_to():
         net.blobs["x"].data[...] = value
         assert net()["sum"] == Net(parse_prototxt(SCALED, "net"), seed=1)(x=torch.full((1, 3, 4, 4), value))["sum"]
         net.backward()
-        gradients.append(net.blobs["x"].grad)
+        gradients.append(net.blobs["x"].grad.clone())  # a sum would go on in the same tensor
     assert gradients[0].any()
     assert torch.equal(gradients[0], gradients[1])  # a pass's own, not the sum over passes
 
