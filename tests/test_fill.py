@@ -38,19 +38,19 @@ def command(tmp_path, protocol, trunk):
 
 
 def outputs(network, name, batches):
-    """All values that a layer puts out, of every scale."""
+    """All values that a layer puts out, of every scale, by channel."""
     seen = []
     hook = network.convolutions()[name].register_forward_hook(
-        lambda module, inputs, output: seen.append(output.flatten())
+        lambda module, inputs, output: seen.append(output.movedim(1, 0).flatten(1))
     )
     with torch.no_grad():
         for batch in batches:
             network(batch)
     hook.remove()
-    return torch.cat(seen)
+    return torch.cat(seen, dim=1)
 
 
-def test_outputs_have_unit_variance_over_all_scales(protocol):
+def test_every_channel_has_mean_zero_and_unit_variance_over_all_scales(protocol):
     network = build(load_protocol(protocol).row("attention3-extra").settings["model"], 3, seed=3)
     batches = [torch.randn(2, 3, 33, 33) * 50 for _ in range(3)]
     before = {name: layer.weight.clone() for name, layer in network.convolutions().items()}
@@ -59,17 +59,23 @@ def test_outputs_have_unit_variance_over_all_scales(protocol):
     assert list(factors) == ["fc6", "fc7"]
     network.eval()
     for name, layer in network.convolutions().items():
-        torch.testing.assert_close(layer.weight.data, before[name] * factors.get(name, 1.0))
+        factor = layer.weight.data.flatten(1).norm(dim=1) / before[name].flatten(1).norm(dim=1)
+        torch.testing.assert_close(layer.weight.data, before[name] * factor[:, None, None, None])
         if name in factors:
-            assert abs(outputs(network, name, batches).double().var(correction=0).item() - 1) < 1e-5
+            assert factors[name] == pytest.approx(factor.mean().item())
+            values = outputs(network, name, batches).double()
+            assert (values.var(dim=1, correction=0) - 1).abs().max() < 1e-4
+            assert values.mean(dim=1).abs().max() < 1e-4
+        else:
+            assert torch.equal(layer.weight.data, before[name])
     assert abs(outputs(network, "conv5_3", batches).var().item() - 1) > 0.1  # which was not asked for
 
 
 def test_a_dead_layer_is_told(protocol):
     network = build(load_protocol(protocol).rows[0].settings["model"], 3, seed=3)
-    torch.nn.init.zeros_(network.net.fc6.weight)
+    torch.nn.init.zeros_(network.net.fc6.weight[3])  # one channel is enough
     with pytest.raises(
-        ValueError, match=r"fill: the output of fc6 must vary over the first batches; got a variance of 0; "
+        ValueError, match=r"fill: every channel of fc6 must vary over the first batches; got a variance of 0; "
     ):
         scale_to_unit_variance(network, ["fc6"], [torch.randn(1, 3, 33, 33)])
     assert network.training

@@ -1,4 +1,4 @@
-"""A filler that looks at data: layers that no file has are scaled until their outputs have unit variance."""
+"""A filler that looks at data: layers that no file has are scaled and shifted until every output channel has mean 0 and unit variance."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from repro.models.multiscale import MultiScale
 def scale_to_unit_variance(
     network: MultiScale, names: Sequence[str], batches: Sequence[torch.Tensor]
 ) -> dict[str, float]:
-    """Divides a layer's weights by its outputs' standard deviation over some batches and all scales, layer after layer.
+    """Gives every output channel of a layer mean 0 and variance 1 over the positions of some batches and all scales, layer after layer.
+
+    A channel's weights are divided by its outputs' standard deviation, and its bias becomes the negative of their mean. The channels of a random layer have means of their own,
+    as large as what varies in them; were they left, the next layers would see them and little else.
 
     Args:
-        network: Its weights are changed in place; the layers named have a bias of zero. Left in the mode that it had.
+        network: Its weights are changed in place. Left in the mode that it had.
         names: Convolutions by Caffe's layer name; they are taken in the network's order.
         batches: Of images, (N, 3, H, W) BGR minus the mean, on the network's device.
 
     Returns:
-        What each layer's weights were multiplied by.
+        What each layer's weights were multiplied by, the mean over its channels.
 
     Raises:
-        ValueError: A layer's output does not vary.
+        ValueError: A channel's output does not vary.
 
-    Source: Mishkin and Matas, "All you need is a good init" (ICLR 2016), algorithm 1. The bias is zero, so that one step reaches what its loop approaches.
-    Deviates: from it, the weights are not made orthonormal first; they are as the protocol's filler drew them. Caffe has no such filler.
+    Source: Krahenbuhl, Doersch, Donahue and Darrell, "Data-dependent Initializations of Convolutional Neural Networks" (ICLR 2016), section 3.1. Caffe has no such filler.
+    Deviates: from it, the weights are as the protocol's filler drew them, and layers are not balanced against one another afterwards (its section 3.2).
     """
     mode = network.training
     network.eval()
@@ -36,11 +39,12 @@ def scale_to_unit_variance(
         for name, layer in network.convolutions().items():
             if name not in names:
                 continue
-            sums = torch.zeros(3, dtype=torch.float64, device=layer.weight.device)  # of ones, of values, of squares
+            sums = torch.zeros(3, layer.out_channels, dtype=torch.float64, device=layer.weight.device)
 
             def gather(module, inputs, output, sums=sums) -> None:
-                values = output.double()
-                sums.add_(torch.stack([values.new_tensor(values.numel()), values.sum(), values.square().sum()]))
+                values = output.double().movedim(1, 0).flatten(1)
+                count = torch.full_like(values[:, 0], values.shape[1])
+                sums.add_(torch.stack([count, values.sum(dim=1), values.square().sum(dim=1)]))
 
             hook = layer.register_forward_hook(gather)
             try:
@@ -48,15 +52,18 @@ def scale_to_unit_variance(
                     network(batch)
             finally:
                 hook.remove()
-            count, total, squares = sums.tolist()
-            variance = squares / count - (total / count) ** 2
-            if not 0 < variance < float("inf"):
+            mean, square = sums[1:] / sums[0]
+            variance = square - mean**2
+            least = variance.min().item()
+            if not 0 < least < float("inf") or not variance.isfinite().all():
                 raise ValueError(
-                    f"fill: the output of {name} must vary over the first batches; got a variance of {variance:.3g}; "
+                    f"fill: every channel of {name} must vary over the first batches; got a variance of {least:.3g}; "
                     'check the weights of the layers below, or take "filler" for it'
                 )
-            factors[name] = variance**-0.5
-            layer.weight.mul_(factors[name])
+            factor = variance.rsqrt()
+            layer.weight.mul_(factor[:, None, None, None])
+            layer.bias.sub_(mean).mul_(factor)
+            factors[name] = factor.mean().item()
     finally:
         network.train(mode)
     return factors

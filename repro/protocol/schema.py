@@ -128,7 +128,7 @@ HEADER = {
     "scale_model": bool,  # whether printed values are of other data or another protocol, and stand beside for their order alone
     "remark": str,
 }
-# "filler": as model.filler draws the backbone. "unit_variance": the same, then scaled by repro/models/unit_variance.py.
+# "filler": as model.filler draws the backbone. "unit_variance": the same, then scaled and shifted by repro/models/unit_variance.py.
 FILLERS = ("filler", "unit_variance")
 STATUS = ("run", "planned", "quoted")
 # How many values the lists of a fixed length hold.

@@ -109,7 +109,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--fill",
         metavar="LAYERS",
-        help="declare layers that --weights lacks, e.g. fc6,fc7: each is drawn, then scaled so that its outputs have unit variance over "
+        help="declare layers that --weights lacks, e.g. fc6,fc7: each is drawn, then scaled and shifted until every channel has mean 0 and unit variance over "
         "the first batches; fc6=filler leaves it as it was drawn",
     )
     add("--subset", action="store_true", help="declare that the lists hold a subset of the protocol's images")
