@@ -82,7 +82,7 @@ CLAIMS = {
     "table7": ["12 of 12", "6 of 6", "8 of 8", "12 of 12"],
 }
 MERGES = ("max", "average", "attention")
-ALL = (*PAPER, "demo", "coco_pretrain", "voc_scale_stage", "voc_scale_model")
+ALL = (*PAPER, "demo", "coco_pretrain", "voc_scale_stage", "voc_scale_model", "voc_scale_crf")
 
 
 def grid(name):

@@ -145,5 +145,28 @@ def test_a_damaged_record_is_named(folder, tmp_path, capsys):
     assert f"{path}: must be a record of a run; got damaged" in capsys.readouterr().err
 
 
-def test_the_kept_page_is_what_the_program_writes():
-    assert study.main([str(KEPT), "--check"]) == 0
+def test_a_study_of_one_row_counts_pixels_and_makes_no_claim(folder, tmp_path):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    text = (folder / "study.toml").read_text().replace(f"rows = {json.dumps(ROWS)}", 'rows = ["average3"]')
+    (alone / "study.toml").write_text(text)
+    assert study.main([str(alone), "--add", *(str(tmp_path / name) for name in ("a", "b", "c"))]) == 0
+    first = load_protocol("demo").row("average3").settings
+    pixels = first["solver"]["batch_size"] * first["transform"]["crop_size"] ** 2
+    cost = {name: f"{times * 2 * 41**2 / pixels:.2f}" for name, times in (("b", 2), ("c", 3))}
+    table = [line.strip("| ").replace("*", "").split(" | ") for line in lines_of(alone, "| ")]
+    assert [line[4:] for line in table if line[0] != ":--"] == [
+        ["cost", "average3"],
+        ["1.00", "40.00"],
+        [cost["b"], "41.00"],
+        [cost["c"], "51.00"],
+    ]
+    page = (alone / study.PAGE).read_text()
+    assert "- Cost: iterations times the pixels of a batch.\n" in page
+    assert "## Every scale" not in page
+    assert "Over the" not in page
+
+
+@pytest.mark.parametrize("kept", sorted(PROTOCOLS.glob("studies/*/study.toml")), ids=lambda path: path.parent.name)
+def test_the_kept_page_is_what_the_program_writes(kept):
+    assert study.main([str(kept.parent), "--check"]) == 0

@@ -1,6 +1,7 @@
 """Studies: what is kept of the records of many regimes of one protocol, the rule that chooses among them, and their one reader. Needs no torch.
 
-A study's folder holds study.toml (question, rule of choice, what was found), trials.json (what is kept of the runs' records), cost.json and branches.json (of repro.bench.regime).
+A study's folder holds study.toml (question, rule of choice, what was found), trials.json (what is kept of the runs' records), and where the question asks for them cost.json and
+branches.json (of repro.bench.regime).
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ class Study(NamedTuple):
 
     text: Of study.toml.
     trials: Of trials.json.
-    costs: Processor time of an iteration by crop and batch, ms; the first is the protocol's as it stood.
-    cost, branches: The whole documents of repro.bench.regime.
+    costs: What an iteration costs, by crop and batch: processor time, ms, where it was measured, else its input's positions.
+    cost, branches: The whole documents of repro.bench.regime; None where there is no such file.
     """
 
     text: dict[str, Any]
     trials: list[dict[str, Any]]
     costs: dict[tuple[int, int], float]
-    cost: dict[str, Any]
-    branches: dict[str, Any]
+    cost: dict[str, Any] | None
+    branches: dict[str, Any] | None
 
     @property
     def protocol(self) -> Protocol:
@@ -155,24 +156,31 @@ def read_study(folder: Path) -> Study:
     """Reads a study's folder.
 
     Raises:
-        ValueError: A file is missing, damaged, foreign or newer than this program, or the files do not fit together.
+        ValueError: A file is damaged, foreign or newer than this program, the trials are missing, or the files do not fit together.
     """
     text = _read_text(folder)
-    documents = {}
-    for name in (TRIALS, "cost.json", "branches.json"):
-        try:
-            documents[name] = read_document(folder / name, "part of a study", FORMAT)[0]
-        except ValueError as error:
-            raise ValueError(f"{folder / name}: must be part of a study; got {error}; measure it again") from error
-    costs = {(one["crop_size"], one["batch_size"]): one["cpu_ms"] for one in documents["cost.json"]["results"]}
-    trials = documents[TRIALS]["trials"]
-    looked_at = {one["settings_sha256"] for one in documents["branches.json"]["results"]}
-    if len({regime_of(trial) for trial in trials if trial["settings_sha256"] in looked_at}) != 1:
+    trials = _read(folder / TRIALS)["trials"]
+    cost, branches = (
+        _read(path) if (path := folder / name).exists() else None for name in ("cost.json", "branches.json")
+    )
+    shapes = {regime_of(trial).shape for trial in trials}
+    costs: dict[tuple[int, int], float] = {(crop, batch): batch * crop**2 for crop, batch in shapes}
+    if cost is not None:
+        costs = {(one["crop_size"], one["batch_size"]): one["cpu_ms"] for one in cost["results"]}
+    looked_at = {one["settings_sha256"] for one in branches["results"]} if branches else set()
+    if branches and len({regime_of(trial) for trial in trials if trial["settings_sha256"] in looked_at}) != 1:
         raise ValueError(
             f"{folder / 'branches.json'}: must be of rows of one regime that was tried; got rows of none, or of several; measure them with repro.bench.regime branches"
         )
-    if unknown := sorted({regime_of(trial).shape for trial in trials} - costs.keys()):
+    if unknown := sorted(shapes - costs.keys()):
         raise ValueError(
             f"{folder / 'cost.json'}: must have the cost of every crop and batch that was tried; got none of {unknown}; measure them with repro.bench.regime cost"
         )
-    return Study(text, trials, costs, documents["cost.json"], documents["branches.json"])
+    return Study(text, trials, costs, cost, branches)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_document(path, "part of a study", FORMAT)[0]
+    except ValueError as error:
+        raise ValueError(f"{path}: must be part of a study; got {error}; measure it again") from error

@@ -45,10 +45,21 @@ def _threads(number: int) -> str:
     return f"{number} thread" if number == 1 else f"{number} threads"
 
 
+def _asked(study: Study) -> tuple[str, ...]:
+    """Lists the claims that the study's rows can answer: of one row alone, none."""
+    anything = {row: [0.0] for row in study.text["rows"]}
+    return tuple(claim for claim in (EXTRA, ATTENTION) if _differences(study, claim, anything))
+
+
+def _heads(study: Study) -> list[str]:
+    return [{EXTRA: "extra helps in", ATTENTION: "attention leads in"}[claim] for claim in _asked(study)]
+
+
 def regimes_table(study: Study) -> list[str]:
     """Renders every regime with the IoU of its rows, seed 1."""
     rows = study.text["rows"]
-    head = ["base_lr", "iterations", "batch", "crop", "cost", *rows, "mean", "extra helps in", "attention leads in"]
+    mean = ["mean"] * (len(rows) > 1)
+    head = ["base_lr", "iterations", "batch", "crop", "cost", *rows, *mean, *_heads(study)]
     lines = []
     for regime in study.regimes:
         values = study.values(regime)
@@ -56,18 +67,20 @@ def regimes_table(study: Study) -> list[str]:
             *_regime_cells(regime),
             f"{study.relative_cost(regime):.2f}",
             *(two(values[row][0]) if row in values else "–" for row in rows),
-            two(study.mean(regime)),
-            *(_verdict(study, claim, values) for claim in (EXTRA, ATTENTION)),
+            *(two(study.mean(regime)) for _ in mean),
+            *(_verdict(study, claim, values) for claim in _asked(study)),
         ]
         lines.append([f"**{cell}**" for cell in cells] if regime == study.chosen else cells)
     return _table(head, lines)
 
 
 def counted(study: Study) -> str:
-    """Counts the pairs of all regimes that speak for each claim, in one sentence."""
+    """Counts the pairs of all regimes that speak for each claim, in one sentence; nothing where the rows answer none."""
+    if not _asked(study):
+        return ""
     within = [regime for regime in study.regimes if study.relative_cost(regime) <= study.text["cost_limit"]]
     counts = []
-    for claim in (EXTRA, ATTENTION):
+    for claim in _asked(study):
         ups = [up for regime in within for up in _differences(study, claim, study.values(regime))]
         counts.append(
             f"{claim}: {sum(up > 0 for up in ups)} of {len(ups)} pairs, mean difference {signed(measure(ups).mean)}"
@@ -85,14 +98,12 @@ def seeds_table(study: Study) -> list[str]:
     for seed in seeds:
         values = study.values(study.chosen, [seed])
         cells = [two(values[row][0]) if row in values else "–" for row in rows]
-        lines.append([f"seed {seed}", *cells, *(_verdict(study, claim, values) for claim in (EXTRA, ATTENTION))])
+        lines.append([f"seed {seed}", *cells, *(_verdict(study, claim, values) for claim in _asked(study))])
     values = study.values(study.chosen, seeds)
     cells = [measure(values.get(row, [])) for row in rows]
     shown = ["–" if c is None else f"{two(c.mean)} ± {two(c.spread)}" for c in cells]
-    lines.append(
-        ["mean ± standard deviation", *shown, *(_verdict(study, claim, values) for claim in (EXTRA, ATTENTION))]
-    )
-    return _table(["", *rows, "extra helps in", "attention leads in"], lines)
+    lines.append(["mean ± standard deviation", *shown, *(_verdict(study, claim, values) for claim in _asked(study))])
+    return _table(["", *rows, *_heads(study)], lines)
 
 
 def branches_regime(study: Study) -> Regime:
@@ -128,6 +139,39 @@ def gradients_table(study: Study) -> list[str]:
     return _table(head, lines)
 
 
+def branches_sections(study: Study) -> list[str]:
+    """Renders the sections on the scales by themselves and on gradients."""
+    regime = branches_regime(study)
+    return [
+        "## Every scale by itself",
+        "",
+        f"Mean IoU, percent, of the trained rows when the scores of one scale alone are enlarged and labelled: what extra supervision is for. In this section and the next the regime is base_lr "
+        f"{regime.base_lr:g}, {regime.max_iter} iterations, batch {regime.batch_size}, crop {regime.crop_size}.",
+        *branches_table(study),
+        "## Gradients",
+        "",
+        f"Norm of the whole gradient at the same parameters, on the same batches and dropout masks, for the merged scores' loss alone and for the sum with every scale's own loss: "
+        f"medians over {study.branches['batches']} batches, at the start of the training and at its end.",
+        *gradients_table(study),
+    ]
+
+
+def measurement_lines(study: Study) -> list[str]:
+    """Says how cost, scales and gradients were measured."""
+    lines, cost, branches = [], study.cost, study.branches
+    if cost:
+        times = ", ".join(f"crop {crop} batch {batch}: {ms:.0f} ms" for (crop, batch), ms in study.costs.items())
+        lines.append(
+            f"- Cost: processor time of one thread, the least of {cost['rounds']} rounds, {cost['row']} with extra supervision, {cost['device_name']}, torch {cost['versions']['torch']}: {times}."
+        )
+    else:
+        lines.append("- Cost: iterations times the pixels of a batch.")
+    if branches:
+        where = f"{branches['device_name']}, {_threads(branches['threads'])}, torch {branches['versions']['torch']}"
+        lines.append(f"- Scales and gradients: {where}.")
+    return lines
+
+
 def page(study: Study) -> str:
     """Renders the page."""
     text = study.text
@@ -137,7 +181,6 @@ def page(study: Study) -> str:
             for t in study.trials
         }
     )
-    branches = branches_regime(study)
     lines = [
         f"# {text['title']}",
         "",
@@ -153,27 +196,14 @@ def page(study: Study) -> str:
         "",
         f"Mean IoU, percent, seed 1. The first line is the regime as it stood; cost is relative to it, and must be at most {text['cost_limit']:g}. The chosen regime is bold.",
         *regimes_table(study),
-        counted(study),
-        "",
+        *([line, ""] if (line := counted(study)) else []),
         "## The chosen regime with more seeds",
         *seeds_table(study),
-        "## Every scale by itself",
-        "",
-        f"Mean IoU, percent, of the trained rows when the scores of one scale alone are enlarged and labelled: what extra supervision is for. In this section and the next the regime is base_lr "
-        f"{branches.base_lr:g}, {branches.max_iter} iterations, batch {branches.batch_size}, crop {branches.crop_size}.",
-        *branches_table(study),
-        "## Gradients",
-        "",
-        f"Norm of the whole gradient at the same parameters, on the same batches and dropout masks, for the merged scores' loss alone and for the sum with every scale's own loss: "
-        f"medians over {study.branches['batches']} batches, at the start of the training and at its end.",
-        *gradients_table(study),
+        *(branches_sections(study) if study.branches else []),
         "## Where the numbers come from",
         "",
         *(f"- Trials: {machine}." for machine in machines),
-        f"- Cost: processor time of one thread, the least of {study.cost['rounds']} rounds, {study.cost['row']} with extra supervision, {study.cost['device_name']}, torch {study.cost['versions']['torch']}: "
-        + ", ".join(f"crop {crop} batch {batch}: {ms:.0f} ms" for (crop, batch), ms in study.costs.items())
-        + ".",
-        f"- Scales and gradients: {study.branches['device_name']}, {_threads(study.branches['threads'])}, torch {study.branches['versions']['torch']}.",
+        *measurement_lines(study),
     ]
     return "\n".join(lines) + "\n"
 
