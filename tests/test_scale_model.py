@@ -19,7 +19,7 @@ from repro.report.data import build as build_report
 from repro.report.page import html
 from repro.report.words import against, notice_title
 
-NAME = "voc_scale_model"
+NAME, STAGE, CRF = "voc_scale_model", "voc_scale_stage", "voc_scale_crf"
 CLASSES = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 ORDER = "the paper's values, of other data, stand beside for their order alone"
 # A row small enough for a test.
@@ -68,7 +68,7 @@ def test_the_rows_are_table_3s_but_for_what_makes_it_small():
 
 
 def test_which_protocols_are_scale_models(tmp_path):
-    assert {name for name, protocol in load_protocols().items() if protocol.scale_model} == {"demo", NAME}
+    assert {name for name, protocol in load_protocols().items() if protocol.scale_model} == {"demo", STAGE, NAME, CRF}
     (tmp_path / "kept.toml").write_text(as_toml(load_protocol(NAME)))
     kept = load_protocol(str(tmp_path / "kept.toml"))
     assert kept.scale_model
@@ -87,7 +87,9 @@ def test_it_is_listed_with_its_metric(tmp_path, capsys):
 def test_without_data_it_is_refused_in_one_message(tmp_path, capsys):
     assert main([NAME, "--out", str(tmp_path)]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"error: {NAME}: --data-root must be given; got none; name the data's folder"
+    assert (
+        lines[0] == f"error: {STAGE}: --data-root must be given; got none; name the data's folder"
+    )  # which runs first
     told = "\n".join(lines[1:])
     for word in (
         "train_aug.txt (1500 images) and val.txt (245)",
@@ -116,10 +118,23 @@ def test_a_small_row_is_trained(command, tmp_path, capsys):
     made = read_record(tmp_path / "out" / NAME / "attention2-extra-seed1" / "record.json")
     assert made["value"] == pytest.approx(sum(made["per_class"][name] for name in CLASSES) / 7)
     assert made["value"] != pytest.approx(sum(made["per_class"].values()) / 21)
-    assert set(made["deviates"]) == {*SMALL, "data.num_train", "data.num_val"}  # the protocol's own fill is none
+    own = {*SMALL, "data.num_train", "data.num_val"}  # the protocol's own fill is none
+    assert set(made["deviates"]) == own | {f"stage.{key}" for key in own}
     assert (made["synthetic"], made["note"]) == (False, load_protocol(NAME).note)
     assert f"mean IoU of {', '.join(CLASSES)}" in out.splitlines()[0]
     assert f"NOTE: {made['note']}\nNOTE: {ORDER}\n" in out
+
+
+def test_a_crf_tests_a_trained_row_again_and_trains_none(command, tmp_path, capsys):
+    row = ["--row", "attention3-extra"]
+    assert main([NAME, *row, *command[3:]]) == 0
+    capsys.readouterr()
+    assert main([CRF, *row, *command[3:]]) == 0
+    assert f"trained already, as {NAME} attention3-extra" in capsys.readouterr().err
+    plain, refined = (
+        read_record(tmp_path / "out" / table / "attention3-extra-seed1" / "record.json") for table in (NAME, CRF)
+    )
+    assert refined["before_crf"]["confusion"] == plain["confusion"]
 
 
 def test_the_tables_have_no_difference_from_the_paper():
