@@ -128,6 +128,25 @@ Value __shfl_xor_sync(unsigned, Value value, int mask) {
   return value;
 }
 
+// Which lanes of the warp offer the same value, a bit for each.
+template <class Value>
+unsigned __match_any_sync(unsigned, Value value) {
+  static_assert(sizeof(Value) <= 8);
+  std::memcpy(emulated::self().exchanged, &value, sizeof value);
+  emulated::wait(emulated::State::at_warp);
+  unsigned same = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    Value other;
+    std::memcpy(&other, emulated::fibers[threadIdx.x / 32 * 32 + lane].exchanged, sizeof other);
+    same |= static_cast<unsigned>(other == value) << lane;
+  }
+  emulated::wait(emulated::State::at_warp);
+  return same;
+}
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
 template <class Value>
 Value atomicAdd(Value* to, Value value) {
   const Value before = *to;
