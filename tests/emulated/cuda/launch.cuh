@@ -163,7 +163,8 @@ Value atomicCAS(Value* at, Value expected, Value value) {
 
 namespace repro {
 
-constexpr int64_t kMostBlocks = 5;  // so that threads do go on
+constexpr int64_t kMostBlocks = 5;    // so that threads do go on
+constexpr int64_t kEnoughBlocks = 4;  // so that tiles do have several rows
 
 template <class... Parameters, class... Arguments>
 void launch(Cuda, int64_t blocks, int threads, void (*kernel)(Parameters...), const Arguments&... arguments) {
