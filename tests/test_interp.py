@@ -101,6 +101,15 @@ def test_an_input_with_many_readers(device):  # more than a block on CUDA keeps 
     assert_close(torch.ops.repro.interp_backward(dy, (2, 2)), x.grad, 1e-13)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_maps_that_begin_anywhere_in_memory(dtype, device):  # CUDA takes four channels at once where the address allows
+    def shifted(size):
+        return torch.randn(2 * size * size * 8 + 1).to(device, dtype)[1:].view(2, size, size, 8).permute(0, 3, 1, 2)
+
+    x = shifted(5)
+    assert torch.equal(interp(x, (11, 11)), interp(x.clone(), (11, 11)))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("channels", [1, 8, 21])
 def test_the_adjoint_sums_sixteen_bits_in_float32(dtype, channels, device):

@@ -1,7 +1,11 @@
 // The confusion matrix on CUDA in two launches. One zeroes the counts; then a thread reads 16 bytes of labels and of
 // predictions at a time. Where the matrix fits into shared memory, each block counts there and adds its counts to the
-// result at the end; else threads add to the result directly. Atomics on integers only: their sums are the same in any
-// order. Bytes: both label maps once.
+// result at the end; else threads add to the result directly, one for all lanes of a warp that have the same cell.
+// Atomics on integers only: their sums are the same in any order. Bytes: both label maps once.
+//
+// In shared memory an addition of 1 is one instruction that counts a warp's equal addresses by itself (ATOMS.POPC.INC):
+// asking first which lanes agree would cost more than it saves. In global memory there is no such instruction. Where
+// most pixels are background, 32 additions per warp to one address would follow each other; one of their sum does not.
 #include <algorithm>
 
 #include "cuda/launch.cuh"
@@ -11,8 +15,8 @@ namespace repro {
 
 namespace {
 
-constexpr int kBlock = 256;
-constexpr int64_t kBlocks = 1024;  // at most; beyond, a thread has more than 16 bytes of each map
+constexpr int kBlock = 128;        // so that a 513-pixel square of bytes has a block for each multiprocessor
+constexpr int64_t kBlocks = 2048;  // at most; beyond, a thread has more than 16 bytes of each map
 
 template <class L>
 struct alignas(16) Pack {
@@ -41,28 +45,38 @@ __global__ void __launch_bounds__(kBlock)
 
   uint32_t own_outside = 0;
   const auto classes = static_cast<uint64_t>(num_classes);
-  const auto count = [&](L predicted, L labelled) {
+  const auto cell_of = [&](L predicted, L labelled) {  // -1: none
     const auto to = static_cast<int64_t>(labelled);
     const auto from = static_cast<int64_t>(predicted);
-    if (to == ignore_label) return;
-    if (static_cast<uint64_t>(to) >= classes || static_cast<uint64_t>(from) >= classes)
+    if (to == ignore_label) return -1;
+    if (static_cast<uint64_t>(to) >= classes || static_cast<uint64_t>(from) >= classes) {
       ++own_outside;
-    else if constexpr (kBins > 0)
-      atomicAdd(bins + static_cast<int>(to) * static_cast<int>(num_classes) + static_cast<int>(from), 1u);
-    else
-      add(counts + to * num_classes + from, 1);
+      return -1;
+    }
+    return static_cast<int>(to) * static_cast<int>(num_classes) + static_cast<int>(from);
+  };
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const auto count = [&](int cell) {  // all lanes of the warp must call
+    if constexpr (kBins > 0) {
+      if (cell >= 0) atomicAdd(bins + cell, 1u);
+    } else {
+      const uint32_t same = __match_any_sync(0xffffffffu, cell);
+      if (cell >= 0 && lane == __ffs(static_cast<int>(same)) - 1) add(counts + cell, __popc(same));
+    }
   };
   constexpr int kItems = 16 / sizeof(L);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kBlock;
   const int64_t packs = aligned ? pixels / kItems : 0;
-  for (int64_t i = first; i < packs; i += step) {
-    const Pack<L> from = reinterpret_cast<const Pack<L>*>(prediction)[i];
-    const Pack<L> to = reinterpret_cast<const Pack<L>*>(label)[i];
+  for (int64_t i = first; i - lane < packs; i += step) {
+    const bool inside = i < packs;
+    const Pack<L> from = inside ? reinterpret_cast<const Pack<L>*>(prediction)[i] : Pack<L>{};
+    const Pack<L> to = inside ? reinterpret_cast<const Pack<L>*>(label)[i] : Pack<L>{};
 #pragma unroll
-    for (int k = 0; k < kItems; ++k) count(from.item[k], to.item[k]);
+    for (int k = 0; k < kItems; ++k) count(inside ? cell_of(from.item[k], to.item[k]) : -1);
   }
-  for (int64_t i = packs * kItems + first; i < pixels; i += step) count(prediction[i], label[i]);
+  for (int64_t i = packs * kItems + first; i - lane < pixels; i += step)
+    count(i < pixels ? cell_of(prediction[i], label[i]) : -1);
   if (own_outside > 0) add(outside, own_outside);
 
   __syncthreads();

@@ -10,13 +10,6 @@ namespace repro {
 constexpr int kRowChunk = 32;      // output rows and columns whose weights the block
 constexpr int kColumnChunk = 256;  // holds at a time
 
-// The weights of an output for its lower and its upper input.
-template <class Acc>
-struct Weights {
-  Acc lower;
-  Acc upper;
-};
-
 template <class Acc>
 __device__ Weights<Acc> weights_of(const Axis& axis, int64_t o) {
   const Tap<Acc> tap = axis.tap<Acc>(o);

@@ -16,6 +16,9 @@ namespace repro {
 // has threads.
 constexpr int64_t kMostBlocks = 4096;
 
+// Blocks from which on a kernel keeps the device busy: 8 of 128 threads for each of 128 multiprocessors.
+constexpr int64_t kEnoughBlocks = 1024;
+
 // Runs `kernel(arguments...)` in `blocks` blocks of `threads` threads; nothing where blocks is 0.
 template <class... Parameters, class... Arguments>
 void launch(Cuda device, int64_t blocks, int threads, void (*kernel)(Parameters...), const Arguments&... arguments) {

@@ -2,6 +2,8 @@
 // channels, so that a warp writes whole 128-byte lines (of 4-byte elements); down the map it owns a run of rows.
 #pragma once
 
+#include "cuda/launch.cuh"
+#include "cuda/quad.cuh"
 #include "shared/merge_rules.h"
 
 namespace repro {
@@ -54,61 +56,61 @@ struct Positions {
   }
 };
 
-// What a thread does to come from one output row to the next; the same for every thread of a block.
-enum : int { kLoadTop = 1, kTopFromBottom = 2, kLoadBottom = 4, kBlend = 8, kClamped = 16 };
-
-template <class Acc>
-struct alignas(16) Step {
-  int64_t top;  // elements from an image's row 0 to the upper input row
-  Acc w_hi;
-  int action;
-};
-
-// The step to output row o; `begins` where no row came before it. `stride` is the map's row in elements.
-template <class Acc>
-__device__ Step<Acc> step_to(const Axis& rows, int64_t o, bool begins, int64_t stride) {
-  const Tap<Acc> tap = rows.tap<Acc>(o);
-  if (tap.hi < 0) return {tap.lo * stride, Acc(0), kLoadTop};
-  const Tap<Acc> before = rows.tap<Acc>(begins ? o : o - 1);
-  int action = kBlend;
-  if (begins || before.lo != tap.lo) action |= !begins && before.hi == tap.lo ? kTopFromBottom : kLoadTop;
-  if (begins || before.hi != tap.hi) action |= kLoadBottom;
-  if (tap.hi == tap.lo) action |= kClamped;
-  return {tap.lo * stride, tap.w_hi, action};
+// Rows of a tile: as many as `most`, but fewer where kEnoughBlocks would not be reached. What a thread finds out once
+// serves all its rows; a small map has to be shared among all multiprocessors first. No result depends on it.
+inline int tile_rows(int64_t elements, int64_t H, int64_t N, int most) {
+  int rows = most;
+  while (rows > 1 && Tiling(elements, H, rows).blocks(N) < kEnoughBlocks) rows /= 2;
+  return rows;
 }
 
-// One channel of one column of Interp(map), read downwards: of the two input rows around an output row the thread keeps
-// the horizontal interpolations, so that an input is loaded once for all output rows beside it.
+// The weights of an output for its lower and its upper input.
+template <class Acc>
+struct Weights {
+  Acc lower;
+  Acc upper;
+};
+
+// The element `offset` bytes behind another. Bytes, since a pointer plus elements is worked out from the map's address
+// again, in 64 bits, for every load: 4 instructions in place of 2.
+template <class T>
+__device__ const T* behind(const T* element, int64_t offset) {
+  return reinterpret_cast<const T*>(reinterpret_cast<const char*>(element) + offset);
+}
+
+// One channel of one column of Interp(map): where it reads each input row. Both inputs of a row, and both rows of an
+// output, are loaded before the first is used, so that a thread waits for them together.
 // Caffe: caffe_cpu_interp2 sums in this order.
 template <class T>
 struct Column {
   using Acc = acc_t<T>;
 
-  const T* left;  // row 0, the left pixel
-  int64_t right;  // elements from there to the right pixel; negative where the axis is copied
-  Acc w_hi;
-  Acc top = 0;
-  Acc bottom = 0;
+  const T* left;  // in the image's row 0
+  const T* right;
+  weight_t<T> lower;
+  weight_t<T> upper;
+  bool blends;  // false where the axis is copied: the same for the whole grid
 
   Column() = default;
   __device__ Column(const T* image, const Axis& columns, int64_t C, int64_t p, int64_t c) {
-    const Tap<Acc> tap = columns.tap<Acc>(p);
+    const auto tap = columns.tap<weight_t<T>>(p);
+    blends = columns.n_in != columns.n_out;
     left = image + tap.lo * C + c;
-    right = tap.hi < 0 ? -1 : (tap.hi - tap.lo) * C;
-    w_hi = tap.w_hi;
+    right = blends ? image + tap.hi * C + c : left;
+    lower = tap.w_lo;
+    upper = tap.w_hi;
   }
 
-  __device__ Acc row(int64_t offset) const {
-    const Acc at_left = load(left[offset]);
-    return right < 0 ? at_left : (Acc(1) - w_hi) * at_left + w_hi * load(left[offset + right]);
+  struct Inputs {
+    Acc left;
+    Acc right;
+  };
+  // Of the row that begins `offset` bytes behind the image's first.
+  __device__ Inputs read(int64_t offset) const {
+    return {load(*behind(left, offset)), blends ? load(*behind(right, offset)) : Acc()};
   }
-
-  // The value at the output row that `step` leads to.
-  __device__ Acc move(const Step<Acc>& step, int64_t stride) {
-    if (step.action & kTopFromBottom) top = bottom;
-    if (step.action & kLoadTop) top = row(step.top);
-    if (step.action & kLoadBottom) bottom = row(step.top + (step.action & kClamped ? 0 : stride));
-    return step.action & kBlend ? (Acc(1) - step.w_hi) * top + step.w_hi * bottom : top;
+  __device__ Acc value(const Inputs& inputs) const {
+    return blends ? lower * inputs.left + upper * inputs.right : inputs.left;
   }
 };
 

@@ -128,6 +128,25 @@ Value __shfl_xor_sync(unsigned, Value value, int mask) {
   return value;
 }
 
+// Which lanes of the warp offer the same value, a bit for each.
+template <class Value>
+unsigned __match_any_sync(unsigned, Value value) {
+  static_assert(sizeof(Value) <= 8);
+  std::memcpy(emulated::self().exchanged, &value, sizeof value);
+  emulated::wait(emulated::State::at_warp);
+  unsigned same = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    Value other;
+    std::memcpy(&other, emulated::fibers[threadIdx.x / 32 * 32 + lane].exchanged, sizeof other);
+    same |= static_cast<unsigned>(other == value) << lane;
+  }
+  emulated::wait(emulated::State::at_warp);
+  return same;
+}
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
 template <class Value>
 Value atomicAdd(Value* to, Value value) {
   const Value before = *to;
@@ -144,7 +163,8 @@ Value atomicCAS(Value* at, Value expected, Value value) {
 
 namespace repro {
 
-constexpr int64_t kMostBlocks = 5;  // so that threads do go on
+constexpr int64_t kMostBlocks = 5;    // so that threads do go on
+constexpr int64_t kEnoughBlocks = 4;  // so that tiles do have several rows
 
 template <class... Parameters, class... Arguments>
 void launch(Cuda, int64_t blocks, int threads, void (*kernel)(Parameters...), const Arguments&... arguments) {
