@@ -65,6 +65,20 @@ def test_any_shape_type_and_stride_counts_as_numpy_does(device, shape, classes, 
     assert outside.item() == ((label != 100) & ~inside).sum()
 
 
+@pytest.mark.parametrize("classes", [32, 81, 91])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_maps_that_are_nearly_all_background(classes, dtype, device):
+    random = torch.Generator().manual_seed(classes)
+    maps = []
+    for _ in range(2):
+        drawn = torch.randint(1, classes + 2, (1301,), generator=random)
+        maps.append(torch.where(torch.rand(1301, generator=random) < 0.1, drawn, 0).to(device, dtype))
+    counts, outside = confusion_matrix(*maps, classes)
+    expected, expected_outside = reference.confusion_matrix(*maps, classes)
+    assert torch.equal(counts, expected)
+    assert outside == expected_outside
+
+
 @pytest.mark.parametrize("classes", [32, 33, 81, 91])  # a block on CUDA has 1024 counters, 8192 or none
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_maps_that_begin_anywhere_in_memory(classes, dtype, device):

@@ -18,6 +18,7 @@ def main() -> None:
     shutil.rmtree(package, ignore_errors=True)
     shutil.copytree(ROOT / "repro", package, ignore=shutil.ignore_patterns("_C*", "__pycache__"))
     work.mkdir(parents=True, exist_ok=True)
+    (work / "lock").unlink(missing_ok=True)  # of a build that was killed: torch would wait for it for ever
     kernels = []
     for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):  # a name that torch does not hand to nvcc
         kernels.append(work / f"{source.stem}_cu.cpp")
