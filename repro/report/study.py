@@ -188,7 +188,7 @@ def page(study: Study) -> str:
         "",
         f"**Question.** {text['question'].strip()}",
         "",
-        f"**Rule of choice**, written before the first trial. {text['rule'].strip()}",
+        f"**Rule of choice.** {text['rule'].strip()}",
         "",
         f"**Found.** {text['found'].strip()}",
         "",
