@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ T = TypeVar("T")
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # A process may wait for long, such as for the first one, which looks all data through. One that has died is noticed at once by whoever waits in gloo: its connections close.
 _PATIENCE = timedelta(days=1)
+_GRACE = 30.0  # seconds in which a process notices by itself that another one failed; torchrun's own, between asking a process to end and killing it
 
 
 def launched() -> bool:
@@ -113,6 +115,28 @@ def _fresh(store: dist.Store, rank: int, world_size: int) -> dist.Store:
 
 
 @contextmanager
+def _ending_with_the_others(store: dist.Store) -> Iterator[None]:
+    """Ends this process some time after another one said that it failed, should gloo or NCCL leave it waiting."""
+    done = threading.Event()
+
+    def watch() -> None:
+        try:
+            while not store.check(["failed"]):
+                if done.wait(1):
+                    return
+        except RuntimeError:
+            pass  # the store was the lost process's own
+        if not done.wait(_GRACE):
+            os._exit(2)  # the first one has told why
+
+    watcher = threading.Thread(target=watch, name="others", daemon=True)
+    watcher.start()
+    yield  # after an error the watcher goes on: whatever tells of it may still wait for others
+    done.set()
+    watcher.join()
+
+
+@contextmanager
 def joined(device: str) -> Iterator[None]:
     """Joins the processes of a command, where torchrun started it; of a failure one of them tells, the one that failed first.
 
@@ -133,7 +157,8 @@ def joined(device: str) -> Iterator[None]:
         sys.stderr = sys.__stderr__  # nobody else can tell of it
         raise
     try:
-        yield
+        with _ending_with_the_others(store):
+            yield
     except BaseException:
         # Whoever only lost another process to its error comes later, and says nothing.
         try:

@@ -1,5 +1,6 @@
 """Several processes of one command, as torchrun starts them, but in no time: from a server that has imported the program already."""
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -52,12 +53,15 @@ class Processes:
             self.processes.append(process)
 
     def end(self, seconds=120):
-        """Waits for all; returns their exit codes."""
+        """Waits for all; returns their exit codes, None for one that did not end, whose threads then tell the log where they are."""
         deadline = time.monotonic() + seconds
         for process in self.processes:
             process.join(max(0.1, deadline - time.monotonic()))
         codes = [process.exitcode for process in self.processes]
-        for process in self.processes:
+        for process, code in zip(self.processes, codes, strict=True):
+            if code is None:
+                os.kill(process.pid, signal.SIGUSR1)
+                process.join(1)
             process.kill()
         return codes
 
@@ -83,6 +87,7 @@ def _run(environment, log, call, arguments):
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    faulthandler.register(signal.SIGUSR1, file)
     # Of the server's, which is the test's.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)

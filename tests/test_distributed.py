@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,29 @@ def test_what_fails_in_one_process_ends_all_with_its_message(where, tmp_path):
     assert processes.end() == [2, 2, 2], processes.said()
     number = r"\d" if where == "all" else where
     assert re.fullmatch(f"error: data: must be whole; got a hole in process {number}; mend it\n", processes.said())
+
+
+def does_not_notice():
+    """Waits, but not for the others, of which one fails."""
+    distributed._GRACE = 0.2
+    listen_only()
+
+    def call():
+        with joined("cpu"):
+            total(torch.ones(3))
+            if rank() == 0:
+                raise ValueError("data: must be whole; got a hole; mend it")
+            time.sleep(3600)
+
+    code = exit_code(call)
+    end_at_once(code)
+    return code
+
+
+def test_a_process_that_does_not_notice_ends_with_the_others(tmp_path):
+    processes = Processes(2, tmp_path / "log", does_not_notice)
+    assert processes.end() == [2, 2], processes.said()
+    assert processes.said() == "error: data: must be whole; got a hole; mend it\n"
 
 
 @pytest.mark.parametrize(
