@@ -18,12 +18,21 @@ from repro.data.caffe_rng import CaffeRNG
 SEED = 1234  # of the solver files
 
 
+PACKED = GOLDEN / "prototxts.zip"
+
+
+def names() -> list[str]:
+    """Lists the nets and solvers that are packed."""
+    with zipfile.ZipFile(PACKED) as archive:
+        return sorted(archive.namelist())
+
+
 @cache
 def text(name: str) -> str:
     """Reads one of Caffe's prototxts: a file of the golden data, or packed with the others."""
     if (GOLDEN / name).exists():
         return (GOLDEN / name).read_text()
-    with zipfile.ZipFile(GOLDEN / "prototxts.zip") as archive:
+    with zipfile.ZipFile(PACKED) as archive:
         return archive.read(name).decode()
 
 

@@ -1,10 +1,10 @@
 """repro/caffe/README.md says what the code does: its table of layers against the code's, its flags against the program's."""
 
 import re
-import zipfile
 from pathlib import Path
 
 import pytest
+from caffe_nets import names, text
 from conftest import GOLDEN, golden
 
 import repro.caffe
@@ -50,8 +50,7 @@ def rows() -> dict[str, tuple[str, str, str]]:
 def compared_with_caffe() -> set[str]:
     """Collects the layer types of all nets of which Caffe's results are kept."""
     texts = [str(value) for name, value in golden("layers.npz").items() if name.endswith("/prototxt")]
-    with zipfile.ZipFile(GOLDEN / "prototxts.zip") as archive:
-        texts += [archive.read(name).decode() for name in archive.namelist()]
+    texts += map(text, names())
     texts += [
         path.read_text() for path in (*(GOLDEN / "data_stream").glob("*.prototxt"), *(GOLDEN / "e2e_run").glob("net*"))
     ]
@@ -75,9 +74,9 @@ def test_what_is_called_exact_was_compared_with_caffe():
 def test_every_parameter_is_in_the_table(name):
     _, parameters, _ = rows()[name]
     kinds = fields("LayerParameter")
-    for message, names in re.findall(r"`(\w+)` ([\w ]+)", parameters):
+    for message, keys in re.findall(r"`(\w+)` ([\w ]+)", parameters):
         known = fields(kinds[message].kind).keys()
-        listed = set(names.split())
+        listed = set(keys.split())
         assert listed <= known
         assert known - listed <= WITHOUT_EFFECT | ELSEWHERE.get(name, set()), message
 
