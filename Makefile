@@ -20,7 +20,7 @@ test-matrix: $(VENV)/installed
 # Hostile input of every kind (SECURITY.md): slow, and as root also on disks that are too small.
 attack: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -m slow tests/test_attack_settings.py tests/test_attack_files.py tests/test_attack_runs.py \
-		tests/test_attack_disk.py tests/test_run_killed.py
+		tests/test_attack_disk.py tests/test_run_killed.py tests/test_distributed_killed.py
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
@@ -59,7 +59,7 @@ emulated: $(VENV)/installed
 
 # The extension for CUDA against a torch built for it, in a virtual environment of its own under build/: several GB, nvcc, and no GPU.
 cuda-build:
-	$(PYTHON) tests/cuda_build.py
+	$(PYTHON) tests/cuda_build.py $(CUDA_BUILD)
 
 # torch comes first: the extension is compiled against the torch that will load it.
 $(VENV)/installed: setup.py pyproject.toml $(shell find csrc -type f)

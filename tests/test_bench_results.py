@@ -85,7 +85,7 @@ def test_a_rivals_faster_layout_counts_and_one_that_is_not_there_is_no_target():
 
 def test_targets_on_cuda():
     cuda = CONDITIONS | {"device": "cuda:0", "threads": 16}
-    key = ("merge_scores", "large-2049-3", FORWARD)
+    key = ("merge_scores", "large-2049-3-batch16", FORWARD)
     ours = result(*key, "ours", 0.2, ratio=4.0, share_of_copy=0.79, launches=3)
     ours["called_ms"] = 1.0
     eager = [result(*key, "eager", 0.8, called_ms=0.9), result(*key, "eager-nchw", 1.0, called_ms=1.2)]
@@ -94,6 +94,13 @@ def test_targets_on_cuda():
         "never slower": (1.0, 4.0, True), "never slower as called": (1.0, 0.9, False), "time": (5.0, 5.0, True),
         "bandwidth": (0.8, 0.79, False), "launches": (2, 3, False),
     }  # fmt: skip
+    key = ("dense_crf", "table4-test-375x500", FORWARD)
+    found = targets.evaluate([result(*key, "eager", 40.0), result(*key, "ours", 10.1, ratio=4.0, launches=99)], cuda)
+    assert [(t["what"], t["required"], t["measured"], t["reached"]) for t in found] == [
+        ("never slower", 1.0, 4.0, True),
+        ("time of the device", 10.0, 10.1, False),
+    ]
+    assert "time of the device 10.1 ms, required ≤ 10 ms" in targets.as_text(found)
 
 
 def test_every_target_names_a_case_that_is_measured():
@@ -120,7 +127,9 @@ def test_every_target_names_a_case_that_is_measured():
     }
     assert sorted(t["required"] for t in on_cpu if t["what"] == "memory") == [0.05, 0.05, 0.2, 0.2]
     on_cuda = targets.evaluate(measured, CONDITIONS | {"device": "cuda:0"})
-    assert len([t for t in on_cuda if t["what"] == "bandwidth"]) == 2
+    assert len([t for t in on_cuda if t["what"] == "bandwidth"]) == 8
+    assert sorted(t["required"] for t in on_cuda if t["what"] == "time of the device") == [0.01, 0.025, 2.0, 10.0]
+    assert {(t["op"], t["case"]) for t in on_cpu + on_cuda if t["what"] != "never slower"} >= targets.target_cases()
 
 
 @pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"threads": 1}])

@@ -4,12 +4,13 @@ import os
 import platform
 import re
 import stat
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import main, run_command
 
-from repro.device import Compute, choose_algorithms, parse_device, planned_device, processor_name
+from repro.device import Compute, choose_algorithms, choose_device, parse_device, planned_device, processor_name
 from repro.records.store import read_record
 from repro.run import __main__ as program
 from repro.run import row as row_module
@@ -35,6 +36,26 @@ def test_names():
         message = f"--device: must be auto, cpu, cuda or cuda:N; got {name!r}; choose one of these"
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             parse_device(name)
+
+
+def test_a_gpu_is_named_by_its_number(monkeypatch):
+    chosen = []
+
+    def set_device(device):
+        if device.index is None:  # as torch does
+            raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
+        chosen.append(device)
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace())
+    monkeypatch.setattr(torch.backends, "cuda", SimpleNamespace(matmul=SimpleNamespace()))
+    assert [choose_device(name, "fp32") for name in ("cuda", "auto", "cuda:1")] == chosen
+    assert [device.index for device in chosen] == [0, 0, 1]
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is False
+    with pytest.raises(ValueError, match="cuda:2 must be present and torch built for it; got 2 CUDA devices"):
+        choose_device("cuda:2", "fp32")
 
 
 def test_the_processor_has_a_name(monkeypatch):

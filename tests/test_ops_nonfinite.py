@@ -233,3 +233,24 @@ def test_float64_scores_below_float32s_range(module, lowest):
     scores = torch.full((1, 3, 1, 1), lowest, dtype=torch.float64)
     labels = torch.zeros(1, 1, 1, dtype=torch.uint8)
     assert module.segmentation_loss(scores, labels, 1).item() == pytest.approx(math.log(3))
+
+
+@pytest.mark.gpu
+@DTYPES
+@VALUES
+def test_all_of_it_on_a_gpu(bad, dtype):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device and a torch built for it")
+    with torch.device("cuda"):  # where every tensor of the tests above is made then
+        for place in [(0, 0, 0), (4, -1, -1), (slice(None), 1, 1)]:
+            for size in [(5, 4), (9, 7), (33, 4), (1, 1)]:
+                test_interp(bad, place, size, dtype)
+                test_predict(bad, place, size, dtype)
+            for mode in ("attention", "average", "max"):
+                test_merge_scores(bad, place, mode, 1, dtype)
+            for shrink, image in ((1, (5, 4)), (2, (17, 13))):
+                for labelled in (0, 4, 255):
+                    test_segmentation_loss(bad, place, labelled, shrink, image, dtype)
+        if bad in ("nan", "inf", "-inf"):
+            for place in [(0, 0, 0), (1, 1, 2), (slice(None), 2, 1)]:
+                test_merge_scores_where_a_logit_is_no_number(bad, place, dtype)

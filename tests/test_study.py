@@ -8,6 +8,7 @@ from record_cases import record, stamped
 
 from repro.protocol import PROTOCOLS, load_protocol, settings_sha256
 from repro.records.store import record_path, write_record
+from repro.records.study import read_study
 from repro.report import study
 
 KEPT = PROTOCOLS / "studies" / "demo_regime"
@@ -170,3 +171,11 @@ def test_a_study_of_one_row_counts_pixels_and_makes_no_claim(folder, tmp_path):
 @pytest.mark.parametrize("kept", sorted(PROTOCOLS.glob("studies/*/study.toml")), ids=lambda path: path.parent.name)
 def test_the_kept_page_is_what_the_program_writes(kept):
     assert study.main([str(kept.parent), "--check"]) == 0
+
+
+@pytest.mark.parametrize("name", ["scale_model_rate", "scale_model_rows"])
+def test_the_scale_models_protocols_hold_what_their_studies_chose(name):
+    found = read_study(PROTOCOLS / "studies" / name)
+    settings = found.protocol.row(found.text["rows"][0]).settings
+    assert found.chosen.base_lr == settings["solver"]["base_lr"]
+    assert found.chosen.shape == (settings["transform"]["crop_size"], settings["solver"]["batch_size"])

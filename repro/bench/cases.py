@@ -16,6 +16,8 @@ CROP, BATCH, TEST_CROP = 321, 30, 513
 CLASSES = {"table1": 7, "table3": 21, "table6": 81}
 COCO_CROP = 641  # the smallest 8k+1 square that holds COCO's images of up to 640 pixels a side
 LARGE = 2049
+MANY_LARGE = f"large-{LARGE}-3-batch16"  # over 260 MB forward: beyond any cache
+TINY, TINY_MAPS = 33, (5, 3)  # an image and its maps, so small that a call's own cost is all there is
 SCALES = {1: (1,), 2: (1, 0.5), 3: (1, 0.75, 0.5)}
 VOC_IMAGE = (375, 500)  # (height, width) of most of VOC's images
 # The authors' CRF for DeepLab-LargeFOV, in ten iterations.
@@ -88,7 +90,8 @@ def _interp_cases() -> list[Case]:
         Case("interp", f"table3-train-fc7-{scale:g}", both, BATCH, FC7, (map_side(CROP, scale),), map_side(CROP, 1))
         for scale in (0.75, 0.5)
     ]
-    return enlarged + scaled + features
+    tiny = Case("interp", "tiny", both, 1, CLASSES["table1"], TINY_MAPS[:1], TINY)
+    return [*enlarged, *scaled, *features, tiny]
 
 
 def _merge_cases() -> list[Case]:
@@ -107,7 +110,10 @@ def _merge_cases() -> list[Case]:
     ]
     test = [case(f"{table}-test-{TEST_CROP}-3", 1, c, TEST_CROP, 3, "attention") for table, c in CLASSES.items()]
     coco = case(f"table6-test-{COCO_CROP}-3", 1, CLASSES["table6"], COCO_CROP, 3, "attention")
-    return [*train, *test, coco, case(f"large-{LARGE}-3", 1, CLASSES["table3"], LARGE, 3, "attention")]
+    large = [case(f"large-{LARGE}-3", 1, CLASSES["table3"], LARGE, 3, "attention")]
+    large += [case(MANY_LARGE, 16, CLASSES["table3"], LARGE, 3, "attention")]
+    tiny = [case("tiny", 1, CLASSES["table1"], TINY, 2, mode) for mode in ("attention", "average", "max")]
+    return [*train, *test, coco, *large, *tiny]
 
 
 def _predict_cases() -> list[Case]:
@@ -123,6 +129,7 @@ def _predict_cases() -> list[Case]:
         *(case("table3-test", c, TEST_CROP, mode=mode) for mode in ("average", "max")),
         case("table6-test", CLASSES["table6"], COCO_CROP),
         case("large", c, LARGE),
+        Case("predict", "tiny", (FORWARD,), 1, CLASSES["table1"], TINY_MAPS, TINY, "attention"),
     ]
 
 
@@ -139,7 +146,11 @@ def _loss_cases() -> list[Case]:
             shrink=shrink,
         )
 
+    tiny = Case(
+        "segmentation_loss", "tiny", (FORWARD, BOTH), 1, CLASSES["table1"], TINY_MAPS[:1], TINY, shrink=OUTPUT_STRIDE
+    )
     return [
+        tiny,
         *(case(f"{table}-train", c, 1) for table, c in CLASSES.items()),
         case("table3-train-0.75", CLASSES["table3"], 0.75),  # resampled to the finest map: labels cannot shrink by 3/4
         case("table3-train-0.5", CLASSES["table3"], 0.5, shrink=2 * OUTPUT_STRIDE),

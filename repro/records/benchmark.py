@@ -22,6 +22,7 @@ KINDS: dict[str, tuple[bool, Callable[[float], str]]] = {
     "time of pydensecrf": (False, lambda value: f"{value:.3g}×"),
     "memory of pydensecrf": (True, lambda value: f"{value:.3g} of pydensecrf's"),
     "bandwidth": (False, lambda value: f"{100 * value:.3g} % of a copy's"),
+    "time of the device": (True, lambda value: f"{value:.3g} ms"),
     "launches": (True, lambda value: f"{value:g}"),
 }
 
