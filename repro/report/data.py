@@ -249,14 +249,15 @@ def _notices(tables: list[dict[str, Any]], records: list[Found]) -> list[dict[st
                 "not on the paper's data. Their values cannot be compared with the printed ones; only orderings among them mean anything.",
             }
         )
-    for table in tables:
-        if table["scale_model"] and not table["synthetic"] and (count := len(table["provenance"]["records"])):
-            notices.append(
-                {
-                    "kind": "scale model",
-                    "text": f"{count} of {len(records)} records (table {table['name']}): {table['note']}.",
-                }
-            )
+    reduced = [
+        (table["name"], len(table["provenance"]["records"]), table["note"])
+        for table in tables
+        if table["scale_model"] and not table["synthetic"] and table["provenance"]["records"]
+    ]
+    if reduced:
+        listed = "; ".join(f"{name} ({count}): {note}" for name, count, note in reduced)
+        count = sum(count for _, count, _ in reduced)
+        notices.append({"kind": "scale model", "text": f"{count} of {len(records)} records, of {listed}."})
     overrides: dict[str, int] = {}
     for found in records:
         for key, value in found.record["deviates"].items() if found.unfit else ():
