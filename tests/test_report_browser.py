@@ -6,7 +6,7 @@ import statistics
 import pytest
 import report_cases as cases
 
-from repro.records.store import read_record
+from repro.records.store import BEFORE_CRF, read_record
 from repro.report import __main__ as report
 from repro.report.__main__ import MEASURED
 
@@ -125,19 +125,20 @@ def test_text_stands_out_from_its_ground(browser, every_state, scheme):
 def test_every_cell_is_its_records_number(browser, kept):
     visit(browser, kept, 1280)
     values: dict[str, list[float]] = {}
-    marked = set()
+    beside: dict[str, str] = {}
     for path in MEASURED.glob("*/*/record.json"):
         record = read_record(path)
         cell = f"{record['table']}/{record['row']}"
         values.setdefault(cell, []).append(record["value"])
-        marked |= {cell} if record["deviates"] else set()
+        before = f" before the CRF {record[BEFORE_CRF]['value']:.2f}" if BEFORE_CRF in record else ""
+        beside[cell] = before + (" overridden" if record["deviates"] else "")
     assert len(values) >= 13
     shown = browser.execute_script(
         "return Object.fromEntries([...document.querySelectorAll('[data-cell]')].map(c => [c.dataset.cell, c.innerText]))"
     )
     for cell, found in values.items():
         expected = f"{statistics.fmean(found):.2f}" + (f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else "")
-        assert shown[cell].splitlines()[0].strip() == expected + (" overridden" if cell in marked else ""), cell
+        assert shown[cell].splitlines()[0].strip() == expected + beside[cell], cell
 
 
 def test_print_unfolds_what_is_folded(browser, kept):
