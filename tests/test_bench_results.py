@@ -127,7 +127,7 @@ def test_every_target_names_a_case_that_is_measured():
     }
     assert sorted(t["required"] for t in on_cpu if t["what"] == "memory") == [0.05, 0.05, 0.2, 0.2]
     on_cuda = targets.evaluate(measured, CONDITIONS | {"device": "cuda:0"})
-    assert len([t for t in on_cuda if t["what"] == "bandwidth"]) == 8
+    assert len([t for t in on_cuda if t["what"] == "bandwidth"]) == 9
     assert sorted(t["required"] for t in on_cuda if t["what"] == "time of the device") == [0.01, 0.025, 2.0, 10.0]
     assert {(t["op"], t["case"]) for t in on_cpu + on_cuda if t["what"] != "never slower"} >= targets.target_cases()
 

@@ -30,6 +30,7 @@ SMALL = {
     "solver.max_iter": "2",
     "solver.stepsize": "1",
     "solver.batch_size": "2",
+    "solver.base_lr": "0.001",  # so that two iterations teach something
     "fill.batches": "2",
 }
 
@@ -117,6 +118,7 @@ def test_a_small_row_is_trained(command, tmp_path, capsys):
     assert "filled to unit variance over 2 batches: fc6 times " in err
     made = read_record(tmp_path / "out" / NAME / "attention2-extra-seed1" / "record.json")
     assert made["value"] == pytest.approx(sum(made["per_class"][name] for name in CLASSES) / 7)
+    assert made["value"] != pytest.approx(sum(made["per_class"].values()) / 21)
     own = {*SMALL, "data.num_train", "data.num_val"}  # the protocol's own fill is none
     assert set(made["deviates"]) == own | {f"stage.{key}" for key in own}
     assert (made["synthetic"], made["note"]) == (False, load_protocol(NAME).note)
