@@ -17,7 +17,7 @@ CLASSES = {"table1": 7, "table3": 21, "table6": 81}
 COCO_CROP = 641  # the smallest 8k+1 square that holds COCO's images of up to 640 pixels a side
 LARGE = 2049
 MANY_LARGE = f"large-{LARGE}-3-batch16"  # over 260 MB forward: beyond any cache
-TINY, TINY_MAPS = 33, (5, 3)  # an image and its maps, so small that a call's own cost is all there is
+TINY = 33  # an image whose maps are so small that a call's own cost is all there is
 SCALES = {1: (1,), 2: (1, 0.5), 3: (1, 0.75, 0.5)}
 VOC_IMAGE = (375, 500)  # (height, width) of most of VOC's images
 # The authors' CRF for DeepLab-LargeFOV, in ten iterations.
@@ -90,7 +90,7 @@ def _interp_cases() -> list[Case]:
         Case("interp", f"table3-train-fc7-{scale:g}", both, BATCH, FC7, (map_side(CROP, scale),), map_side(CROP, 1))
         for scale in (0.75, 0.5)
     ]
-    tiny = Case("interp", "tiny", both, 1, CLASSES["table1"], TINY_MAPS[:1], TINY)
+    tiny = Case("interp", "tiny", both, 1, CLASSES["table1"], map_sides(TINY, 1), TINY)
     return [*enlarged, *scaled, *features, tiny]
 
 
@@ -129,31 +129,22 @@ def _predict_cases() -> list[Case]:
         *(case("table3-test", c, TEST_CROP, mode=mode) for mode in ("average", "max")),
         case("table6-test", CLASSES["table6"], COCO_CROP),
         case("large", c, LARGE),
-        Case("predict", "tiny", (FORWARD,), 1, CLASSES["table1"], TINY_MAPS, TINY, "attention"),
+        Case("predict", "tiny", (FORWARD,), 1, CLASSES["table1"], map_sides(TINY, 2), TINY, "attention"),
     ]
 
 
 def _loss_cases() -> list[Case]:
-    def case(name: str, channels: int, scale: float, shrink: int = OUTPUT_STRIDE) -> Case:
-        return Case(
-            "segmentation_loss",
-            name,
-            (FORWARD, BOTH),
-            BATCH,
-            channels,
-            (map_side(CROP, scale),),
-            CROP,
-            shrink=shrink,
-        )
+    def case(
+        name: str, channels: int, scale: float, shrink: int = OUTPUT_STRIDE, batch: int = BATCH, side: int = CROP
+    ) -> Case:
+        sides = (map_side(side, scale),)
+        return Case("segmentation_loss", name, (FORWARD, BOTH), batch, channels, sides, side, shrink=shrink)
 
-    tiny = Case(
-        "segmentation_loss", "tiny", (FORWARD, BOTH), 1, CLASSES["table1"], TINY_MAPS[:1], TINY, shrink=OUTPUT_STRIDE
-    )
     return [
-        tiny,
         *(case(f"{table}-train", c, 1) for table, c in CLASSES.items()),
         case("table3-train-0.75", CLASSES["table3"], 0.75),  # resampled to the finest map: labels cannot shrink by 3/4
         case("table3-train-0.5", CLASSES["table3"], 0.5, shrink=2 * OUTPUT_STRIDE),
+        case("tiny", CLASSES["table1"], 1, batch=1, side=TINY),
     ]
 
 
