@@ -142,8 +142,9 @@ struct Filter {
 // How many images of N the domain transform takes at once: what its scratch has room for.
 inline int64_t images_at_once(Cpu, int64_t N) { return N < 1 ? N : 1; }
 inline int64_t images_at_once(Cuda, int64_t N) { return N; }
-// How many maps of such images its gradients need: one of every iteration, and on Cuda what a line keeps of its steps.
-inline int64_t maps_of_backward(Cpu, int64_t num_iter) { return num_iter; }
+// How many maps of such images its gradients need: on Cpu those between the iterations' rows and columns, on Cuda one of
+// every iteration and what a line keeps of its steps.
+inline int64_t maps_of_backward(Cpu, int64_t num_iter) { return 2 * (num_iter - 1); }
 inline int64_t maps_of_backward(Cuda, int64_t num_iter) { return num_iter + 2; }
 
 // y = the domain transform of x: K = num_iter times over every row from left to right and back, then over every column
@@ -167,8 +168,8 @@ template <class T>
 void domain_transform(Cuda, const T* x, const T* edge, const int64_t* valid_size, Size size, int64_t N, int64_t C,
                       const Filter& filter, acc_t<T>* weights, acc_t<T>* map, T* y);
 
-// The gradients of domain_transform. Nothing is kept by the forward pass; the iterations run again, and the map before
-// each of them stays in `maps`, where Caffe keeps four maps of every iteration and image.
+// The gradients of domain_transform. Nothing is kept by the forward pass; the iterations run again, and the maps before
+// and between them stay in `maps`, where Caffe keeps four maps of every iteration and image.
 //   dy       (N, C, H, W)
 //   weights  (K, images, H, W) acc_t<T>          scratch
 //   maps     maps_of_backward(device, K) pointers to (images, C, H, W) acc_t<T>: scratch

@@ -54,30 +54,33 @@ REPRO_CLONES void rows_task(const T* x, const acc_t<T>* w, const Extent& extent,
 }
 
 template <class Acc>
-REPRO_CLONES void columns_task(const Acc* w, const Extent& extent, int64_t C, int64_t begin, int64_t end, Acc* map) {
+REPRO_CLONES void columns_task(const Acc* x, const Acc* w, const Extent& extent, int64_t C, int64_t begin, int64_t end,
+                               Acc* y) {
   const int64_t stride = extent.map.W * C;
   std::vector<Acc> room((end - begin) * C + kLanes);
-  const auto step = [&](int64_t h, int64_t beside, int64_t link) REPRO_LAMBDA {
-    Acc* const row = map + h * stride + begin * C;
-    const Acc* const last = map + beside * stride + begin * C;
+  const auto step = [&](const Acc* from, int64_t h, int64_t beside, int64_t link) REPRO_LAMBDA {
+    from += h * stride + begin * C;
+    Acc* const to = y + h * stride + begin * C;
+    const Acc* const last = y + beside * stride + begin * C;
     for_weighted<Acc>(w + link * extent.map.W + begin, end - begin, C, room.data(),
                       [&](auto at, const auto& offsets, const auto& weight, auto lanes) REPRO_LAMBDA {
                         constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
                         decltype(lanes) value[V], before[V];
-                        get_all(value, row + at.e, offsets);
+                        get_all(value, from + at.e, offsets);
                         get_all(before, last + at.e, offsets);
 #pragma GCC unroll 4
                         for (int v = 0; v < V; ++v) value[v] = value[v] + weight * (before[v] - value[v]);
-                        put_all(row + at.e, offsets, value);
+                        put_all(to + at.e, offsets, value);
                       });
   };
+  if (x != y) std::copy_n(x + begin * C, (end - begin) * C, y + begin * C);
   for (int64_t h = 1; h < extent.valid.H; ++h) {
     const int64_t ahead = std::min(h + kRowsAhead, extent.valid.H - 1);
-    prefetch(map + ahead * stride + begin * C, (end - begin) * C);
+    prefetch(x + ahead * stride + begin * C, (end - begin) * C);
     prefetch(w + ahead * extent.map.W + begin, end - begin);
-    step(h, h - 1, h);
+    step(x, h, h - 1, h);
   }
-  for (int64_t h = extent.valid.H - 2; h >= 0; --h) step(h, h + 1, h + 1);
+  for (int64_t h = extent.valid.H - 2; h >= 0; --h) step(y, h, h + 1, h + 1);
 }
 
 template <class T>
@@ -122,11 +125,12 @@ void filter_rows(const T* x, const acc_t<T>* w, const Extent& extent, int64_t C,
 }
 
 template <class Acc>
-void filter_columns(const Acc* w, const Extent& extent, int64_t C, Acc* map) {
+void filter_columns(const Acc* x, const Acc* w, const Extent& extent, int64_t C, Acc* y) {
+  if (extent.valid.H == 0) return;
   const int64_t wide = columns_at_once(extent.valid.H * C, sizeof(Acc));
   at::parallel_for(0, (extent.valid.W + wide - 1) / wide, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b)
-      columns_task(w, extent, C, b * wide, std::min((b + 1) * wide, extent.valid.W), map);
+      columns_task(x, w, extent, C, b * wide, std::min((b + 1) * wide, extent.valid.W), y);
   });
 }
 
@@ -165,7 +169,7 @@ void domain_transform(Cpu, const T* x, const T* edge, const int64_t* valid_size,
         filter_rows(x, w, extent, C, to);
       else
         filter_rows<Acc>(to, w, extent, C, to);
-      filter_columns(w, extent, C, to);
+      filter_columns(to, w, extent, C, to);
     }
     if constexpr (!std::is_same_v<T, Acc>) round_map(to, positions * C, y);
   }
@@ -182,7 +186,7 @@ INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)
 INSTANTIATE(float16)
-template void filter_columns<float>(const float*, const Extent&, int64_t, float*);
-template void filter_columns<double>(const double*, const Extent&, int64_t, double*);
+template void filter_columns<float>(const float*, const float*, const Extent&, int64_t, float*);
+template void filter_columns<double>(const double*, const double*, const Extent&, int64_t, double*);
 
 }  // namespace repro

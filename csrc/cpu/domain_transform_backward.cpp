@@ -1,8 +1,8 @@
 // The gradients of the domain transform on the CPU, image by image. The iterations run again up to the last one's
 // rows; then, from the last iteration to the first, a task owns blocks of columns, then rows: it runs a line there and
 // back once more, keeps what each step added (before the weight), and goes back over the gradient. Memory beyond the
-// result: K maps of one image in the accumulator's type, for 16-bit storage one more, and K + 2 planes; a thread holds
-// two blocks of columns or four rows. Bytes: in each iteration about eleven readings or writings of a map. Every
+// result: 2 K - 2 maps of one image in the accumulator's type, for 16-bit storage one more, and K + 2 planes; a thread
+// holds two blocks of columns or four rows. Bytes: in each iteration about ten readings or writings of a map. Every
 // element is summed in one order, whoever sums it.
 #include <ATen/Parallel.h>
 
@@ -305,25 +305,25 @@ void domain_transform_backward(Cpu, const T* dy, const T* x, const T* edge, cons
     make_weights(edge + n * positions, extent, filter, weights);
     copy_outside(upstream, extent, C, gradient);
     std::fill(gathered, gathered + positions, Acc(0));
-    // The map before iteration i is maps[i - 1], that before its columns maps[last].
-    const auto rows_of = [&](int64_t i, Acc* to) {
+    // The map before an iteration's columns, and after them; the last one's, which is read before the gradient is
+    // written over it, stays where that goes.
+    const auto before_columns = [&](int64_t i) { return i == last ? gradient : maps[2 * i]; };
+    const auto after = [&](int64_t i) { return maps[2 * i + 1]; };
+    for (int64_t i = 0; i <= last; ++i) {
+      const Acc* const w = weights + i * positions;
       if (i == 0)
-        filter_rows(image, weights, extent, C, to);
+        filter_rows(image, w, extent, C, before_columns(i));
       else
-        filter_rows<Acc>(maps[i - 1], weights + i * positions, extent, C, to);
-    };
-    for (int64_t i = 0; i < last; ++i) {
-      rows_of(i, maps[i]);
-      filter_columns(weights + i * positions, extent, C, maps[i]);
+        filter_rows<Acc>(after(i - 1), w, extent, C, before_columns(i));
+      if (i < last) filter_columns(before_columns(i), w, extent, C, after(i));
     }
     for (int64_t i = last; i >= 0; --i) {
       const Acc* const w = weights + i * positions;
       const EdgeWeight<Acc> weight(filter, i);
-      rows_of(i, maps[last]);
       const auto columns = [&](const auto* from) {
         const int64_t wide = columns_at_once(2 * extent.valid.H * C, sizeof(Acc));
         at::parallel_for(0, (extent.valid.W + wide - 1) / wide, 1, [&](int64_t begin, int64_t end) {
-          columns_task(maps[last], w, from, extent, C, wide, begin * wide, std::min(end * wide, extent.valid.W),
+          columns_task(before_columns(i), w, from, extent, C, wide, begin * wide, std::min(end * wide, extent.valid.W),
                        gradient, dweight);
         });
       };
@@ -334,7 +334,7 @@ void domain_transform_backward(Cpu, const T* dy, const T* x, const T* edge, cons
       };
       if (extent.valid.H == 0 || extent.valid.W == 0) continue;
       i == last ? columns(upstream) : columns(gradient);
-      i == 0 ? rows(image) : rows(maps[i - 1]);
+      i == 0 ? rows(image) : rows(after(i - 1));
     }
     round_map(gathered, positions, dedge + n * positions);
     if constexpr (!std::is_same_v<T, Acc>) round_map(gradient, elements, dx + n * elements);

@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "lanes.h"
+#include "shared/huge_pages.h"
 
 namespace repro {
 
@@ -22,7 +23,9 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t count) : memory_(c10::GetCPUAllocator()->allocate(static_cast<size_t>(count) * sizeof(T))) {}
+  explicit Buffer(int64_t count) : memory_(c10::GetCPUAllocator()->allocate(static_cast<size_t>(count) * sizeof(T))) {
+    ask_for_huge_pages(memory_.get(), static_cast<size_t>(count) * sizeof(T));
+  }
 
   T* get() const { return static_cast<T*>(memory_.get()); }
   T& operator[](int64_t i) const { return get()[i]; }

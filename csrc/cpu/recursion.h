@@ -38,7 +38,7 @@ REPRO_INLINE Lanes<double> exact_exponential(Lanes<double> x) {
 
 // Columns that a task filters at once: as many as leave `lines` rows of them in a core's cache.
 inline int64_t columns_at_once(int64_t elements_per_column, int64_t bytes) {
-  constexpr int64_t kCache = 512 << 10;
+  constexpr int64_t kCache = 768 << 10;
   return std::max<int64_t>(1, kCache / std::max<int64_t>(1, elements_per_column * bytes));
 }
 
@@ -130,14 +130,14 @@ REPRO_INLINE void put_all(To* to, const int64_t (&offsets)[V], const Value (&val
   for (int v = 0; v < V; ++v) put(to + offsets[v], values[v]);
 }
 // One iteration's rows and columns, as the forward and the backward pass run them (domain_transform.cpp).
-//   x, y, map  one image, dense NHWC
-//   w          (H, W) of the map, weights of the iteration
+//   x, y  one image, dense NHWC; they may be the same
+//   w     (H, W) of the map, weights of the iteration
 template <class T>
 void make_weights(const T* edge, const Extent& extent, const Filter& filter, acc_t<T>* weights);
 template <class T>
 void filter_rows(const T* x, const acc_t<T>* w, const Extent& extent, int64_t C, acc_t<T>* y);
 template <class Acc>
-void filter_columns(const Acc* w, const Extent& extent, int64_t C, Acc* map);
+void filter_columns(const Acc* x, const Acc* w, const Extent& extent, int64_t C, Acc* y);
 // What lies outside the valid part.
 template <class From, class To>
 void copy_outside(const From* from, const Extent& extent, int64_t C, To* to);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ops.h"
+#include "shared/huge_pages.h"
 
 namespace repro {
 
@@ -29,10 +30,19 @@ inline Size size_of(const Tensor& map) { return {map.size(2), map.size(3)}; }
 // What the kernels sum in, and return what is a sum in.
 inline at::ScalarType wide(const Tensor& map) { return map.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
-inline Tensor dense(const Tensor& map) { return map.contiguous(at::MemoryFormat::ChannelsLast); }
+inline Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  Tensor made = at::empty(sizes, options);
+  if (made.device().is_cpu()) ask_for_huge_pages(made.mutable_data_ptr(), made.nbytes());
+  return made;
+}
 
 inline Tensor empty_map(int64_t N, int64_t C, Size size, const at::TensorOptions& options) {
-  return at::empty({N, C, size.H, size.W}, options.memory_format(at::MemoryFormat::ChannelsLast));
+  return empty({N, C, size.H, size.W}, options.memory_format(at::MemoryFormat::ChannelsLast));
+}
+
+inline Tensor dense(const Tensor& map) {
+  if (map.is_contiguous(at::MemoryFormat::ChannelsLast)) return map;
+  return empty_map(map.size(0), map.size(1), size_of(map), map.options()).copy_(map);
 }
 
 template <class T>

@@ -65,7 +65,7 @@ struct FilterInputs {
 
 // Scratch of the accumulator's type, `planes` of them.
 inline Tensor empty_planes(int64_t planes, Size size, const Tensor& like) {
-  return at::empty({planes, size.H, size.W}, like.options().dtype(wide(like)));
+  return empty({planes, size.H, size.W}, like.options().dtype(wide(like)));
 }
 
 template <class On>
