@@ -30,6 +30,7 @@ inline Size size_of(const Tensor& map) { return {map.size(2), map.size(3)}; }
 // What the kernels sum in, and return what is a sum in.
 inline at::ScalarType wide(const Tensor& map) { return map.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
+// A new result, or scratch.
 inline Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   Tensor made = at::empty(sizes, options);
   if (made.device().is_cpu()) ask_for_huge_pages(made.mutable_data_ptr(), made.nbytes());

@@ -25,9 +25,8 @@ std::tuple<Tensor, Tensor> predict_op(at::TensorList scores, const std::optional
   const Tensor merged = empty_map(inputs.N, inputs.C, finest, inputs.options());
   merge_into(on.device, inputs, finest, merged, Tensor());
   const Tensor labels =
-      at::empty({inputs.N, crop.H, crop.W}, inputs.options().dtype(inputs.C <= 256 ? at::kByte : at::kShort));
-  const Tensor confidence =
-      at::empty({probability ? inputs.N : 0, crop.H, crop.W}, inputs.options().dtype(wide(merged)));
+      empty({inputs.N, crop.H, crop.W}, inputs.options().dtype(inputs.C <= 256 ? at::kByte : at::kShort));
+  const Tensor confidence = empty({probability ? inputs.N : 0, crop.H, crop.W}, inputs.options().dtype(wide(merged)));
   REPRO_DISPATCH(merged, op, [&] {
     using Acc = acc_t<typename Storage<scalar_t>::type>;
     Acc* const confidence_pointer = probability ? confidence.mutable_data_ptr<Acc>() : nullptr;
