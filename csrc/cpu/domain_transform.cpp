@@ -22,10 +22,11 @@ REPRO_INLINE void filter_row(const T* x, const acc_t<T>* w, const Extent& extent
     using Value = decltype(lanes);
     constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
     Value last[R][V];
-    const auto step = [&](const auto* from, int64_t p, int64_t link) REPRO_LAMBDA {
+    const auto step = [&](const auto* from, int64_t p, int64_t link, bool there) REPRO_LAMBDA {
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const int64_t e = (r * stride + p) * C;
+        if (there) prefetch_ahead(from + e, C, offsets);
         const Acc weight = w[r * stride + link];
         Value value[V];
         get_all(value, from + e, offsets);
@@ -39,8 +40,8 @@ REPRO_INLINE void filter_row(const T* x, const acc_t<T>* w, const Extent& extent
       get_all(last[r], x + r * stride * C, offsets);
       put_all(y + r * stride * C, offsets, last[r]);
     }
-    for (int64_t p = 1; p < width; ++p) step(x, p, p);
-    for (int64_t p = width - 2; p >= 0; --p) step(y, p, p + 1);
+    for (int64_t p = 1; p < width; ++p) step(x, p, p, true);
+    for (int64_t p = width - 2; p >= 0; --p) step(y, p, p + 1, false);
   });
 }
 
@@ -57,30 +58,42 @@ template <class Acc>
 REPRO_CLONES void columns_task(const Acc* x, const Acc* w, const Extent& extent, int64_t C, int64_t begin, int64_t end,
                                Acc* y) {
   const int64_t stride = extent.map.W * C;
-  std::vector<Acc> room((end - begin) * C + kLanes);
-  const auto step = [&](const Acc* from, int64_t h, int64_t beside, int64_t link) REPRO_LAMBDA {
+  std::vector<Acc> room(2 * ((end - begin) * C + kLanes));
+  // Rows h, h + way, ...: what lies between two of them stays in registers.
+  const auto step = [&](const Acc* from, int64_t h, int64_t way, auto rows) REPRO_LAMBDA {
+    constexpr int R = rows();
     from += h * stride + begin * C;
     Acc* const to = y + h * stride + begin * C;
-    const Acc* const last = y + beside * stride + begin * C;
-    for_weighted<Acc>(w + link * extent.map.W + begin, end - begin, C, room.data(),
-                      [&](auto at, const auto& offsets, const auto& weight, auto lanes) REPRO_LAMBDA {
+    const int64_t link = way > 0 ? h : h + 1;
+    for_weighted<Acc>(w + link * extent.map.W + begin, way * extent.map.W, end - begin, C, room.data(), rows,
+                      [&](auto at, const auto& offsets, const auto& weights, auto lanes) REPRO_LAMBDA {
                         constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
-                        decltype(lanes) value[V], before[V];
-                        get_all(value, from + at.e, offsets);
-                        get_all(before, last + at.e, offsets);
+                        decltype(lanes) value[V], last[V];
+                        get_all(last, to - way * stride + at.e, offsets);
 #pragma GCC unroll 4
-                        for (int v = 0; v < V; ++v) value[v] = value[v] + weight * (before[v] - value[v]);
-                        put_all(to + at.e, offsets, value);
+                        for (int r = 0; r < R; ++r) {
+                          get_all(value, from + r * way * stride + at.e, offsets);
+#pragma GCC unroll 4
+                          for (int v = 0; v < V; ++v) last[v] = value[v] + weights[r] * (last[v] - value[v]);
+                          put_all(to + r * way * stride + at.e, offsets, last);
+                        }
                       });
   };
   if (x != y) std::copy_n(x + begin * C, (end - begin) * C, y + begin * C);
-  for (int64_t h = 1; h < extent.valid.H; ++h) {
-    const int64_t ahead = std::min(h + kRowsAhead, extent.valid.H - 1);
-    prefetch(x + ahead * stride + begin * C, (end - begin) * C);
-    prefetch(w + ahead * extent.map.W + begin, end - begin);
-    step(x, h, h - 1, h);
-  }
-  for (int64_t h = extent.valid.H - 2; h >= 0; --h) step(y, h, h + 1, h + 1);
+  const int64_t bottom = extent.valid.H - 1;
+  for_pairs(1, bottom + 1, [&](int64_t h, auto rows) REPRO_LAMBDA {
+    for (int r = 0; r < rows(); ++r) {
+      const int64_t ahead = std::min(h + r + kRowsAhead, bottom);
+      prefetch(x + ahead * stride + begin * C, (end - begin) * C);
+      prefetch(w + ahead * extent.map.W + begin, end - begin);
+    }
+    step(x, h, 1, rows);
+  });
+  for_pairs(1, bottom + 1, [&](int64_t h, auto rows) REPRO_LAMBDA {
+    for (int r = 0; r < rows(); ++r)
+      prefetch(y + std::max<int64_t>(bottom - h - r - 2, 0) * stride + begin * C, (end - begin) * C);
+    step(y, bottom - h, -1, rows);
+  });
 }
 
 template <class T>
@@ -128,9 +141,9 @@ template <class Acc>
 void filter_columns(const Acc* x, const Acc* w, const Extent& extent, int64_t C, Acc* y) {
   if (extent.valid.H == 0) return;
   const int64_t wide = columns_at_once(extent.valid.H * C, sizeof(Acc));
-  at::parallel_for(0, (extent.valid.W + wide - 1) / wide, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b)
-      columns_task(x, w, extent, C, b * wide, std::min((b + 1) * wide, extent.valid.W), y);
+  at::parallel_for(0, extent.valid.W, wide, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += wide)
+      columns_task(x, w, extent, C, first, std::min(first + wide, end), y);
   });
 }
 

@@ -75,15 +75,15 @@ struct Block {
   std::vector<Acc> there;  // what the steps down and up added, before the weight
   std::vector<Acc> again;
   std::vector<Acc> sums;  // the gradients of the weights
-  Dots<Acc> dots;
+  Dots<Acc> dots[2];
 
   Block(int64_t columns, int64_t height, int64_t C)
-      : room(columns * C + kLanes),
+      : room(2 * (columns * C + kLanes)),
         line(columns * C + kLanes),
         there(height * columns * C + kLanes),
         again(height * columns * C + kLanes),
         sums(height * columns),
-        dots(columns, C) {}
+        dots{{columns, C}, {columns, C}} {}
 };
 
 // Columns [begin, end): from the gradient after the iteration's columns, `from`, that before them, and the weights'.
@@ -100,88 +100,106 @@ REPRO_INLINE void columns_backward(const Acc* map, const Acc* w, const From* fro
   Acc* const current = block.line.data();
   Acc* const there = block.there.data();
   Acc* const again = block.again.data();
-  const auto at_link = [&](int64_t h, const auto& body) REPRO_LAMBDA {
-    for_weighted<Acc>(w + h * extent.map.W + begin, positions, C, block.room.data(), body);
+  // The links that begin with `link` and go on by `way`, one for each of `rows`.
+  const auto at_links = [&](int64_t link, int64_t way, auto rows, const auto& body) REPRO_LAMBDA {
+    for_weighted<Acc>(w + link * extent.map.W + begin, way * extent.map.W, positions, C, block.room.data(), rows, body);
   };
 
   for_elements<Acc>(elements, [&](int64_t e, auto value) REPRO_LAMBDA {
     get(value, row(map, 0) + e);
-    put(current + e, value);
     put(again + e, value);
   });
-  for (int64_t h = 1; h < height; ++h) {
-    const int64_t ahead = std::min(h + kRowsAhead, height - 1);
-    prefetch(row(map, ahead), elements);
-    prefetch(w + ahead * extent.map.W + begin, positions);
-    const Acc* const before = row(map, h);
-    const Acc* const last = again + (h - 1) * elements;
-    Acc* const filtered = again + h * elements;
-    Acc* const added = there + h * elements;
-    at_link(h, [&](auto at, const auto& offsets, const auto& weight, auto lanes) REPRO_LAMBDA {
+  for_pairs(1, height, [&](int64_t h, auto rows) REPRO_LAMBDA {
+    for (int r = 0; r < rows(); ++r) {
+      const int64_t ahead = std::min(h + r + kRowsAhead, height - 1);
+      prefetch(row(map, ahead), elements);
+      prefetch(w + ahead * extent.map.W + begin, positions);
+    }
+    at_links(h, 1, rows, [&](auto at, const auto& offsets, const auto& weights, auto lanes) REPRO_LAMBDA {
       constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
-      decltype(lanes) value[V], step[V];
-      get_all(value, before + at.e, offsets);
-      get_all(step, last + at.e, offsets);
+      decltype(lanes) value[V], last[V];
+      get_all(last, again + (h - 1) * elements + at.e, offsets);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        step[v] -= value[v];
-        value[v] = value[v] + weight * step[v];
+      for (int r = 0; r < rows(); ++r) {
+        get_all(value, row(map, h + r) + at.e, offsets);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) last[v] -= value[v];
+        put_all(there + (h + r) * elements + at.e, offsets, last);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) last[v] = value[v] + weights[r] * last[v];
+        put_all(again + (h + r) * elements + at.e, offsets, last);
       }
-      put_all(added + at.e, offsets, step);
-      put_all(filtered + at.e, offsets, value);
     });
-  }
+  });
   std::copy_n(again + (height - 1) * elements, elements, current);
-  for (int64_t h = height - 2; h >= 0; --h) {
-    Acc* const filtered = again + h * elements;
-    at_link(h + 1, [&](auto at, const auto& offsets, const auto& weight, auto lanes) REPRO_LAMBDA {
+  for_pairs(1, height, [&](int64_t up, auto rows) REPRO_LAMBDA {
+    const int64_t h = height - 1 - up;
+    at_links(h + 1, -1, rows, [&](auto at, const auto& offsets, const auto& weights, auto lanes) REPRO_LAMBDA {
       constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
-      decltype(lanes) value[V], step[V];
-      get_all(value, filtered + at.e, offsets);
-      get_all(step, current + at.e, offsets);
+      decltype(lanes) value[V], last[V];
+      get_all(last, current + at.e, offsets);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        step[v] -= value[v];
-        value[v] = value[v] + weight * step[v];
+      for (int r = 0; r < rows(); ++r) {
+        Acc* const filtered = again + (h - r) * elements + at.e;
+        get_all(value, filtered, offsets);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) last[v] -= value[v];
+        put_all(filtered, offsets, last);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) last[v] = value[v] + weights[r] * last[v];
       }
-      put_all(filtered + at.e, offsets, step);
-      put_all(current + at.e, offsets, value);
+      put_all(current + at.e, offsets, last);
     });
-  }
+  });
 
   // Caffe: a step's gradient goes on to the position that it came from, and what is left stays.
-  const auto back = [&](int64_t link, const Acc* added, const auto* next, Acc* to) REPRO_LAMBDA {
-    at_link(link, [&](auto at, const auto& offsets, const auto& weight, auto lanes) REPRO_LAMBDA {
+  const auto back = [&](int64_t link, int64_t way, auto rows, const auto& added, const auto& next, const auto& to)
+                        REPRO_LAMBDA {
+    at_links(link, way, rows, [&](auto at, const auto& offsets, const auto& weights, auto lanes) REPRO_LAMBDA {
       constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
       decltype(lanes) value[V], step[V], other[V];
       get_all(value, current + at.e, offsets);
-      get_all(step, added + at.e, offsets);
-      get_all(other, next + at.e, offsets);
-      block.dots.add(at, offsets, value, step, false);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        other[v] = other[v] + weight * value[v];
-        value[v] = (Acc(1) - weight) * value[v];
+      for (int r = 0; r < rows(); ++r) {
+        get_all(step, added(r) + at.e, offsets);
+        get_all(other, next(r) + at.e, offsets);
+        block.dots[r].add(at, offsets, value, step, false);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          other[v] = other[v] + weights[r] * value[v];
+          value[v] = (Acc(1) - weights[r]) * value[v];
+        }
+        put_all(to(r) + at.e, offsets, value);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) value[v] = other[v];
       }
-      put_all(current + at.e, offsets, other);
-      put_all(to + at.e, offsets, value);
+      put_all(current + at.e, offsets, value);
     });
   };
   for_elements<Acc>(elements, [&](int64_t e, auto value) REPRO_LAMBDA {
     get(value, row(from, 0) + e);
     put(current + e, value);
   });
-  for (int64_t h = 0; h + 1 < height; ++h) {
-    prefetch(row(from, std::min(h + kRowsAhead, height - 1)), elements);
-    back(h + 1, again + h * elements, row(from, h + 1), row(gradient, h));
-    const Acc* const sums = block.dots.sums(positions);
-    for (int64_t p = 0; p < positions; ++p) block.sums[(h + 1) * positions + p] = sums[p];
-  }
-  for (int64_t h = height - 1; h >= 1; --h) {
-    back(h, there + h * elements, row(gradient, h - 1), row(gradient, h));
-    const Acc* const sums = block.dots.sums(positions);
-    for (int64_t p = 0; p < positions; ++p) block.sums[h * positions + p] += sums[p];
-  }
+  for_pairs(0, height - 1, [&](int64_t h, auto rows) REPRO_LAMBDA {
+    for (int r = 0; r < rows(); ++r) prefetch(row(from, std::min(h + r + kRowsAhead, height - 1)), elements);
+    const auto kept = [&](int r) REPRO_LAMBDA { return again + (h + r) * elements; };
+    back(h + 1, 1, rows, kept, [&](int r) REPRO_LAMBDA { return row(from, h + r + 1); }, kept);
+    for (int r = 0; r < rows(); ++r) {
+      const Acc* const sums = block.dots[r].sums(positions);
+      for (int64_t p = 0; p < positions; ++p) block.sums[(h + r + 1) * positions + p] = sums[p];
+    }
+  });
+  for_pairs(0, height - 1, [&](int64_t up, auto rows) REPRO_LAMBDA {
+    const int64_t h = height - 1 - up;
+    back(
+        h, -1, rows, [&](int r) REPRO_LAMBDA { return there + (h - r) * elements; },
+        [&](int r) REPRO_LAMBDA { return again + (h - r - 1) * elements; },
+        [&](int r) REPRO_LAMBDA { return row(gradient, h - r); });
+    for (int r = 0; r < rows(); ++r) {
+      const Acc* const sums = block.dots[r].sums(positions);
+      for (int64_t p = 0; p < positions; ++p) block.sums[(h - r) * positions + p] += sums[p];
+    }
+  });
   std::copy_n(current, elements, row(gradient, 0));
   std::fill_n(block.sums.begin(), positions, Acc(0));
   for (int64_t h = 0; h < height; ++h)
@@ -216,6 +234,7 @@ REPRO_INLINE void row_backward(const T* x, const acc_t<T>* w, const Extent& exte
         const int64_t e = (r * stride + p) * C;
         const Acc weight = w[r * stride + link];
         Value value[V];
+        if (keeps) prefetch_ahead(from + e, C, offsets);
         get_all(value, from + e, offsets);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) current[r][v] -= value[v];
@@ -231,6 +250,7 @@ REPRO_INLINE void row_backward(const T* x, const acc_t<T>* w, const Extent& exte
         const int64_t e = (r * stride + p) * C;
         const Acc weight = w[r * stride + link];
         Value step[V], other[V];
+        if (!more) prefetch_ahead(gradient + e, C, offsets);
         get_all(step, added + e, offsets);
         get_all(other, gradient + (r * stride + next) * C, offsets);
         dots[r].add(AtPosition{link, link * C}, offsets, current[r], step, more);
@@ -322,9 +342,8 @@ void domain_transform_backward(Cpu, const T* dy, const T* x, const T* edge, cons
       const EdgeWeight<Acc> weight(filter, i);
       const auto columns = [&](const auto* from) {
         const int64_t wide = columns_at_once(2 * extent.valid.H * C, sizeof(Acc));
-        at::parallel_for(0, (extent.valid.W + wide - 1) / wide, 1, [&](int64_t begin, int64_t end) {
-          columns_task(before_columns(i), w, from, extent, C, wide, begin * wide, std::min(end * wide, extent.valid.W),
-                       gradient, dweight);
+        at::parallel_for(0, extent.valid.W, wide, [&](int64_t begin, int64_t end) {
+          columns_task(before_columns(i), w, from, extent, C, wide, begin, end, gradient, dweight);
         });
       };
       const auto rows = [&](const auto* from) {

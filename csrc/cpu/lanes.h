@@ -11,8 +11,11 @@
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__)
 #define REPRO_CLONES __attribute__((target_clones("default", "arch=x86-64-v3")))
+// For AVX-512 too: worth its code where much is computed on few bytes.
+#define REPRO_WIDE_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define REPRO_CLONES
+#define REPRO_WIDE_CLONES
 #endif
 // What a clone calls must be inlined into it to be compiled as it is.
 #define REPRO_INLINE inline __attribute__((always_inline))
@@ -66,6 +69,15 @@ REPRO_INLINE void put(T* p, const acc_t<T>& v) {
   store(p, v);
 }
 
+// Asks for a run of elements that is read soon: what does not follow what was read before within a page, the processor
+// does not guess.
+template <class T>
+REPRO_INLINE void prefetch(const T* from, int64_t elements) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t e = 0; e < elements; e += kLine) __builtin_prefetch(from + e);
+  __builtin_prefetch(from + elements - 1);  // a run begins anywhere in a line, and may end in one line more
+}
+
 // e^x of every lane, with the same bits as lane by lane.
 REPRO_INLINE void exponentiate(Lanes<float>& x) { x = exponential_of<Lanes<float>, Index<Lanes<float>>>(x); }
 REPRO_INLINE void exponentiate(Lanes<double>& x) {
@@ -74,6 +86,22 @@ REPRO_INLINE void exponentiate(Lanes<double>& x) {
 template <class Acc>
 REPRO_INLINE void exponentiate(Acc& x) {
   x = exponential(x);
+}
+
+// e^x of every element, with the same bits as one by one. `count` is a multiple of kWide: AVX-512's width, of which the
+// compiler makes several vectors where registers are narrower.
+constexpr int64_t kWide = 16;
+REPRO_INLINE void exponentiate_all(float* elements, int64_t count) {
+  typedef float Wide __attribute__((vector_size(kWide * sizeof(float))));
+  for (int64_t e = 0; e < count; e += kWide) {
+    Wide x;
+    memcpy(&x, elements + e, sizeof x);
+    x = exponential_of<Wide, Index<Wide>>(x);
+    memcpy(elements + e, &x, sizeof x);
+  }
+}
+REPRO_INLINE void exponentiate_all(double* elements, int64_t count) {
+  for (int64_t e = 0; e < count; ++e) elements[e] = exponential(elements[e]);
 }
 
 // Calls f with the number of scales: as a constant, so that loops over it unroll and what they fill (kRoom<...>

@@ -39,7 +39,8 @@ REPRO_INLINE Lanes<double> exact_exponential(Lanes<double> x) {
 // Columns that a task filters at once: as many as leave `lines` rows of them in a core's cache.
 inline int64_t columns_at_once(int64_t elements_per_column, int64_t bytes) {
   constexpr int64_t kCache = 768 << 10;
-  return std::max<int64_t>(1, kCache / std::max<int64_t>(1, elements_per_column * bytes));
+  const int64_t columns = std::max<int64_t>(1, kCache / std::max<int64_t>(1, elements_per_column * bytes));
+  return columns < kLanes ? columns : columns / kLanes * kLanes;
 }
 
 // Calls body(lanes, offsets) for the channels of a position in blocks of 1 to 3 vectors (for C < 8: of channels), whose
@@ -79,13 +80,13 @@ REPRO_INLINE void for_pairs(int64_t begin, int64_t end, const Body& body) {
   if (r < end) body(r, std::integral_constant<int, 1>{});
 }
 
-// Asks for a run of elements that is read some rows later: rows of a block of columns lie too far apart for the
-// processor to guess the next.
-constexpr int64_t kRowsAhead = 6;
-template <class T>
-REPRO_INLINE void prefetch(const T* from, int64_t elements) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t e = 0; e < elements; e += kLine) __builtin_prefetch(from + e);
+// How far ahead a pass asks for what it reads: rows of a block of columns, and positions on the way along a row.
+constexpr int64_t kRowsAhead = 12;
+constexpr int64_t kPositionsAhead = 48;
+template <class T, int V>
+REPRO_INLINE void prefetch_ahead(const T* from, int64_t C, const int64_t (&offsets)[V]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < V; v += 2) __builtin_prefetch(from + kPositionsAhead * C + offsets[v]);
 }
 
 // Where a body stands: at a position, or for C < 8 anywhere in a row.
@@ -97,21 +98,31 @@ struct AtElement {
   int64_t e;
 };
 
-// Calls body(at, offsets, weight, lanes) for a row of positions, each with its weight: as for_blocks does at a position,
-// or for C < 8 over eight elements at once, whose positions differ (weight is a Lanes<Acc> then), and the rest one by
-// one. `room` holds the elements of the row and one vector more.
-template <class Acc, class Body>
-REPRO_INLINE void for_weighted(const Acc* w, int64_t positions, int64_t C, Acc* room, const Body& body) {
+// Calls body(at, offsets, weights, lanes) for the positions of R rows of links, each with its weights, R of them: as
+// for_blocks does at a position, or for C < 8 over eight elements at once, whose positions differ (a weight is a
+// Lanes<Acc> then), and the rest one by one. Row r's links are at w + r * stride. `room` holds the elements of R rows
+// and R vectors more.
+template <class Acc, class R, class Body>
+REPRO_INLINE void for_weighted(const Acc* w, int64_t stride, int64_t positions, int64_t C, Acc* room, R rows,
+                               const Body& body) {
   if (C >= kLanes)
     return for_blocks<Acc>(C, [&](auto lanes, const auto& offsets) REPRO_LAMBDA {
-      for (int64_t p = 0; p < positions; ++p) body(AtPosition{p, p * C}, offsets, w[p], lanes);
+      for (int64_t p = 0; p < positions; ++p) {
+        Acc weights[rows()];
+#pragma GCC unroll 4
+        for (int r = 0; r < rows(); ++r) weights[r] = w[r * stride + p];
+        body(AtPosition{p, p * C}, offsets, weights, lanes);
+      }
     });
-  for (int64_t p = 0; p < positions; ++p) put(room + p * C, Lanes<Acc>{} + w[p]);
+  const int64_t one = positions * C + kLanes;
+  for (int r = 0; r < rows(); ++r)
+    for (int64_t p = 0; p < positions; ++p) put(room + r * one + p * C, Lanes<Acc>{} + w[r * stride + p]);
   const int64_t none[1] = {0};
   for_elements<Acc>(positions * C, [&](int64_t e, auto lanes) REPRO_LAMBDA {
-    auto weight = lanes;
-    get(weight, room + e);
-    body(AtElement{e}, none, weight, lanes);
+    decltype(lanes) weights[rows()];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows(); ++r) get(weights[r], room + r * one + e);
+    body(AtElement{e}, none, weights, lanes);
   });
 }
 

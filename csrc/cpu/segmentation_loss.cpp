@@ -19,14 +19,15 @@ constexpr double kSurelyBelowLargest = 70;  // with up to e^17 classes a cost is
 constexpr int64_t kFactors = 64;            // each 1..32767 or so: their product stays below 1e290
 
 template <class T, class L>
-REPRO_CLONES void loss_rows(const T* scores, const MapTaps<acc_t<T>>& taps, const L* labels, Size image, int64_t C,
+REPRO_WIDE_CLONES void loss_rows(const T* scores, const MapTaps<acc_t<T>>& taps, const L* labels, Size image, int64_t C,
                             int64_t shrink, int64_t ignore_label, acc_t<T> scale, int64_t begin, int64_t end,
                             double* terms, T* dgrid) {
   using Acc = acc_t<T>;
   const Size grid = taps.out;
   const int64_t elements = grid.W * C;
   Resampled<T> map(scores, taps, C);
-  std::vector<Acc> power(elements + kLanes);
+  const int64_t padded = (elements + kWide - 1) / kWide * kWide;
+  std::vector<Acc> power(padded + kLanes);
   std::vector<Acc> partial((grid.W + kLanes) * kLanes);
   std::vector<Acc> highest(grid.W + kLanes);
   std::vector<Acc> sums(grid.W + kLanes);  // of a position's powers; 0 where its label counts for nothing
@@ -49,13 +50,14 @@ REPRO_CLONES void loss_rows(const T* scores, const MapTaps<acc_t<T>>& taps, cons
       put(partial.data() + p * kLanes, best);
     }
     max_lanes(partial.data(), grid.W, highest.data());
+    Acc* const powers = power.data();
     for_positions<Acc>(grid.W, C, [&](int64_t p, int64_t e, auto lanes) REPRO_LAMBDA {
       get(lanes, row + e);
       lanes -= highest[p];
-      exponentiate(lanes);
-      put(power.data() + e, lanes);
+      put(powers + e, lanes);
     });
-    Acc* const powers = power.data();
+    std::fill(powers + elements, powers + padded, Acc(0));
+    exponentiate_all(powers, padded);
     for (int64_t p = 0; p < grid.W; ++p) {
       const Acc* const at = powers + p * C;
       Lanes<Acc> total{};
