@@ -94,9 +94,10 @@ def test_the_references_ratio_is_a_float32_quotient_of_the_host(device):
     assert torch.equal(y, interp(x, (50, 93)))
 
 
-def test_an_input_with_many_readers(device):  # more than a block on CUDA keeps the weights of at a time
-    dy = torch.randn(1, 1, 70, 520, dtype=torch.float64, device=device)
-    x = torch.zeros(1, 1, 2, 2, dtype=torch.float64, device=device, requires_grad=True)
+@pytest.mark.parametrize("channels", [1, 8])
+def test_an_input_with_many_readers(channels, device):  # more than a block on CUDA keeps the weights of at a time
+    dy = torch.randn(1, channels, 70, 520, dtype=torch.float64, device=device)
+    x = torch.zeros(1, channels, 2, 2, dtype=torch.float64, device=device, requires_grad=True)
     reference.interp(x, (70, 520)).backward(dy)
     assert_close(torch.ops.repro.interp_backward(dy, (2, 2)), x.grad, 1e-13)
 
@@ -108,6 +109,8 @@ def test_maps_that_begin_anywhere_in_memory(dtype, device):  # CUDA takes four c
 
     x = shifted(5)
     assert torch.equal(interp(x, (11, 11)), interp(x.clone(), (11, 11)))
+    dy = shifted(11)
+    assert torch.equal(torch.ops.repro.interp_backward(dy, (5, 5)), torch.ops.repro.interp_backward(dy.clone(), (5, 5)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -153,8 +153,8 @@ REPRO_INLINE void columns_backward(const Acc* map, const Acc* w, const From* fro
   });
 
   // Caffe: a step's gradient goes on to the position that it came from, and what is left stays.
-  const auto back = [&](int64_t link, int64_t way, auto rows, const auto& added, const auto& next, const auto& to)
-                        REPRO_LAMBDA {
+  const auto back = [&](int64_t link, int64_t way, auto rows, const auto& added, const auto& next,
+                        const auto& to) REPRO_LAMBDA {
     at_links(link, way, rows, [&](auto at, const auto& offsets, const auto& weights, auto lanes) REPRO_LAMBDA {
       constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
       decltype(lanes) value[V], step[V], other[V];

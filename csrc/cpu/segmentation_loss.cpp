@@ -20,8 +20,8 @@ constexpr int64_t kFactors = 64;            // each 1..32767 or so: their produc
 
 template <class T, class L>
 REPRO_WIDE_CLONES void loss_rows(const T* scores, const MapTaps<acc_t<T>>& taps, const L* labels, Size image, int64_t C,
-                            int64_t shrink, int64_t ignore_label, acc_t<T> scale, int64_t begin, int64_t end,
-                            double* terms, T* dgrid) {
+                                 int64_t shrink, int64_t ignore_label, acc_t<T> scale, int64_t begin, int64_t end,
+                                 double* terms, T* dgrid) {
   using Acc = acc_t<T>;
   const Size grid = taps.out;
   const int64_t elements = grid.W * C;

@@ -1,4 +1,5 @@
-// The adjoint of Interp as a gather: a block owns kThreads elements of one input row, a thread one of them. Which
+// The adjoint of Interp as a gather: a block owns kThreads elements of one input row, a thread one of them (four
+// channels where elements are quads). Which
 // outputs read which input, and the weights, are found once per block into shared memory. The sum runs over output rows
 // and columns in Caffe's order, without those of weight 0; no atomics.
 #pragma once
@@ -22,10 +23,11 @@ template <class T, class Term>
 __device__ void gather(const Axis& rows, const Axis& columns, int64_t C, const Tiling& tiling, uint32_t block,
                        const Term& term, T* dx) {
   using Acc = acc_t<T>;
+  using Weight = weight_t<T>;
   __shared__ int64_t first_row[3];                // the first outputs whose lower input is i - 1, i, i + 1
   __shared__ int64_t first_column[kThreads + 2];  // the same of j - 1, j, ... for the tile's positions
-  __shared__ Weights<Acc> row_weights[kRowChunk];
-  __shared__ Weights<Acc> column_weights[kColumnChunk];
+  __shared__ Weights<Weight> row_weights[kRowChunk];
+  __shared__ Weights<Weight> column_weights[kColumnChunk];
   const int thread = static_cast<int>(threadIdx.x);
   const Tile tile = tiling.tile(block);
   const int64_t e = tile.element + thread;
@@ -35,7 +37,7 @@ __device__ void gather(const Axis& rows, const Axis& columns, int64_t C, const T
 
   if (rows.n_in == rows.n_out && columns.n_in == columns.n_out) {  // every output reads one input, with weight 1
     const int64_t j = e / C;
-    if (inside) store(to, term(Acc(1), image + tile.row * columns.n_out + j, e - j * C));
+    if (inside) store(to, term(Weight(1), image + tile.row * columns.n_out + j, e - j * C));
     return;
   }
 
@@ -49,14 +51,14 @@ __device__ void gather(const Axis& rows, const Axis& columns, int64_t C, const T
   const int64_t c = e - j * C;
   const int64_t* const mine = first_column + (j - positions.first);
   const int64_t columns_end = first_column[positions.count + 1];
-  Acc sum = 0;
+  Acc sum{};
   for (int64_t o0 = first_row[0]; o0 < first_row[2]; o0 += kRowChunk) {
     const int64_t o_end = first_row[2] < o0 + kRowChunk ? first_row[2] : o0 + kRowChunk;
     for (int64_t p0 = first_column[0]; p0 < columns_end; p0 += kColumnChunk) {
       const int64_t p_end = columns_end < p0 + kColumnChunk ? columns_end : p0 + kColumnChunk;
       __syncthreads();  // the chunk before has been used
-      for (int t = thread; t < p_end - p0; t += kThreads) column_weights[t] = weights_of<Acc>(columns, p0 + t);
-      if (thread < o_end - o0) row_weights[thread] = weights_of<Acc>(rows, o0 + thread);
+      for (int t = thread; t < p_end - p0; t += kThreads) column_weights[t] = weights_of<Weight>(columns, p0 + t);
+      if (thread < o_end - o0) row_weights[thread] = weights_of<Weight>(rows, o0 + thread);
       __syncthreads();
       if (!inside) continue;
       int begin = static_cast<int>((mine[0] > p0 ? mine[0] : p0) - p0);
@@ -64,13 +66,13 @@ __device__ void gather(const Axis& rows, const Axis& columns, int64_t C, const T
       const int end = static_cast<int>((mine[2] < p_end ? mine[2] : p_end) - p0);
       while (begin < middle && column_weights[begin].upper == 0) ++begin;
       for (int64_t o = o0; o < o_end; ++o) {
-        const Weights<Acc> of_row = row_weights[o - o0];
-        const Acc w_row = o < first_row[1] ? of_row.upper : of_row.lower;
+        const Weights<Weight> of_row = row_weights[o - o0];
+        const Weight w_row = o < first_row[1] ? of_row.upper : of_row.lower;
         if (w_row == 0) continue;
         const int64_t position = image + o * columns.n_out + p0;
-        for (int p = begin; p < middle; ++p) sum += term(w_row * column_weights[p].upper, position + p, c);
+        for (int p = begin; p < middle; ++p) sum = sum + term(w_row * column_weights[p].upper, position + p, c);
         for (int p = begin > middle ? begin : middle; p < end; ++p)
-          sum += term(w_row * column_weights[p].lower, position + p, c);
+          sum = sum + term(w_row * column_weights[p].lower, position + p, c);
       }
     }
   }

@@ -69,7 +69,7 @@ struct Gradient {
   const T* dy;  // (N, out.H, out.W, C)
   int64_t C;
 
-  __device__ acc_t<T> operator()(acc_t<T> weight, int64_t position, int64_t c) const {
+  __device__ acc_t<T> operator()(weight_t<T> weight, int64_t position, int64_t c) const {
     return weight * load(dy[position * C + c]);
   }
 };
@@ -94,9 +94,12 @@ void interp(Cuda device, const T* x, Size in, int64_t N, int64_t C, Size out, T*
 
 template <class T>
 void interp_backward(Cuda device, const T* dy, Size out, int64_t N, int64_t C, Size in, T* dx) {
-  const Tiling tiling(in.W * C, in.H, 1);
-  launch(device, tiling.blocks(N), kThreads, interp_backward_kernel<T>, Gradient<T>{dy, C}, Axis(in.H, out.H),
-         Axis(in.W, out.W), tiling, dx);
+  with_quads(dy, dx, C, [&](const auto* from, auto* to, int64_t channels) {
+    using Element = std::remove_reference_t<decltype(*to)>;
+    const Tiling tiling(in.W * channels, in.H, 1);
+    launch(device, tiling.blocks(N), kThreads, interp_backward_kernel<Element>, Gradient<Element>{from, channels},
+           Axis(in.H, out.H), Axis(in.W, out.W), tiling, to);
+  });
 }
 
 #define INSTANTIATE(T)                                                       \
