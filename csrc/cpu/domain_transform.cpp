@@ -97,7 +97,8 @@ REPRO_CLONES void columns_task(const Acc* x, const Acc* w, const Extent& extent,
 }
 
 template <class T>
-REPRO_CLONES void weights_task(const T* edge, const EdgeWeight<acc_t<T>>& weight, int64_t count, acc_t<T>* weights) {
+REPRO_WIDE_CLONES void weights_task(const T* edge, const EdgeWeight<acc_t<T>>& weight, int64_t count,
+                                    acc_t<T>* weights) {
   for_elements<acc_t<T>>(count, [&](int64_t e, auto lanes) REPRO_LAMBDA {
     get(lanes, edge + e);
     lanes = weight.clip(exact_exponential(weight.distance(lanes)));

@@ -22,14 +22,9 @@ struct Extent {
 
 // exact_exponential of every lane.
 REPRO_INLINE Lanes<float> exact_exponential(const Lanes<float>& x) {
-  typedef float Half __attribute__((vector_size(kLanes / 2 * sizeof(float))));
-  typedef double Wide __attribute__((vector_size(kLanes / 2 * sizeof(double))));
-  const auto half = [](const Half& part) REPRO_LAMBDA {
-    return __builtin_convertvector((wide_exponential_of<Wide, Index<Wide>>(__builtin_convertvector(part, Wide))), Half);
-  };
-  const Half low = half(__builtin_shufflevector(x, x, 0, 1, 2, 3));
-  const Half high = half(__builtin_shufflevector(x, x, 4, 5, 6, 7));
-  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+  using Wide = Lanes<double>;
+  return __builtin_convertvector((wide_exponential_of<Wide, Index<Wide>>(__builtin_convertvector(x, Wide))),
+                                 Lanes<float>);
 }
 REPRO_INLINE Lanes<double> exact_exponential(Lanes<double> x) {
   for (int i = 0; i < kLanes; ++i) x[i] = exact_exponential(x[i]);
