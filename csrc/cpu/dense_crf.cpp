@@ -105,11 +105,16 @@ REPRO_INLINE void softmax(V* scores, int64_t row, int64_t C, V* columns) {
   }
   V largest = columns[0];
   for (int64_t c = 1; c < C; ++c) largest = columns[c] > largest ? columns[c] : largest;
-  V sum{};
-  for (int64_t c = 0; c < C; ++c) {
-    columns[c] = crf_exponential(largest - columns[c]);
-    sum += columns[c];
+  for (int64_t c = 0; c < C; ++c) columns[c] = largest - columns[c];
+  typedef float Pair __attribute__((vector_size(2 * sizeof(V))));  // rows hold an even number of classes
+  for (int64_t c = 0; c < C; c += 2) {
+    Pair pair;
+    memcpy(&pair, columns + c, sizeof pair);
+    pair = crf_exponential(pair);
+    memcpy(columns + c, &pair, sizeof pair);
   }
+  V sum{};
+  for (int64_t c = 0; c < C; ++c) sum += columns[c];
   for (int64_t c = 0; c < C; ++c) columns[c] /= sum;
   for (int64_t c = C; c < row * kLanes; ++c) columns[c] = V{};
   for (int64_t k = 0; k < row; ++k) {
@@ -122,8 +127,8 @@ REPRO_INLINE void softmax(V* scores, int64_t row, int64_t C, V* columns) {
 
 // q = softmax(log_prob + the terms that there are) for pixels [first, last): into rows of whole vectors, or with
 // `dense` into rows of C floats.
-REPRO_CLONES void update(const float* log_prob, const Term<2>* positions, const Term<5>* colours, int64_t C,
-                         int64_t first, int64_t last, V* q, float* dense) {
+REPRO_WIDE_CLONES void update(const float* log_prob, const Term<2>* positions, const Term<5>* colours, int64_t C,
+                              int64_t first, int64_t last, V* q, float* dense) {
   const int64_t row = (C + kLanes - 1) / kLanes;
   const Buffer<V> scores(kLanes * row);
   const Buffer<V> columns(kLanes * row);
