@@ -106,13 +106,9 @@ REPRO_INLINE void softmax(V* scores, int64_t row, int64_t C, V* columns) {
   V largest = columns[0];
   for (int64_t c = 1; c < C; ++c) largest = columns[c] > largest ? columns[c] : largest;
   for (int64_t c = 0; c < C; ++c) columns[c] = largest - columns[c];
-  typedef float Pair __attribute__((vector_size(2 * sizeof(V))));  // rows hold an even number of classes
-  for (int64_t c = 0; c < C; c += 2) {
-    Pair pair;
-    memcpy(&pair, columns + c, sizeof pair);
-    pair = crf_exponential(pair);
-    memcpy(columns + c, &pair, sizeof pair);
-  }
+  // An even number of classes; there is room for eights.
+  for_wide(reinterpret_cast<float*>(columns), (C + 1) / 2 * kWide,
+           [](const auto& x) REPRO_LAMBDA { return crf_exponential(x); });
   V sum{};
   for (int64_t c = 0; c < C; ++c) sum += columns[c];
   for (int64_t c = 0; c < C; ++c) columns[c] /= sum;

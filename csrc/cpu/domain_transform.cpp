@@ -91,7 +91,7 @@ REPRO_CLONES void columns_task(const Acc* x, const Acc* w, const Extent& extent,
   });
   for_pairs(1, bottom + 1, [&](int64_t h, auto rows) REPRO_LAMBDA {
     for (int r = 0; r < rows(); ++r)
-      prefetch(y + std::max<int64_t>(bottom - h - r - 2, 0) * stride + begin * C, (end - begin) * C);
+      prefetch(y + std::max<int64_t>(bottom - h - r - kRowsAheadInCache, 0) * stride + begin * C, (end - begin) * C);
     step(y, bottom - h, -1, rows);
   });
 }

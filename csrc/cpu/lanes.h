@@ -88,17 +88,26 @@ REPRO_INLINE void exponentiate(Acc& x) {
   x = exponential(x);
 }
 
-// e^x of every element, with the same bits as one by one. `count` is a multiple of kWide: AVX-512's width, of which the
-// compiler makes several vectors where registers are narrower.
+// Puts f(x) for every x, sixteen at a time: AVX-512's width, of which the compiler makes several vectors where registers
+// are narrower. `count` is a multiple of kWide.
 constexpr int64_t kWide = 16;
-REPRO_INLINE void exponentiate_all(float* elements, int64_t count) {
+template <class F>
+REPRO_INLINE void for_wide(float* elements, int64_t count, const F& f) {
   typedef float Wide __attribute__((vector_size(kWide * sizeof(float))));
   for (int64_t e = 0; e < count; e += kWide) {
     Wide x;
     memcpy(&x, elements + e, sizeof x);
-    x = exponential_of<Wide, Index<Wide>>(x);
+    x = f(x);
     memcpy(elements + e, &x, sizeof x);
   }
+}
+
+// e^x of every element, with the same bits as one by one. `count` is a multiple of kWide.
+REPRO_INLINE void exponentiate_all(float* elements, int64_t count) {
+  for_wide(elements, count, [](const auto& x) REPRO_LAMBDA {
+    using Wide = std::decay_t<decltype(x)>;
+    return exponential_of<Wide, Index<Wide>>(x);
+  });
 }
 REPRO_INLINE void exponentiate_all(double* elements, int64_t count) {
   for (int64_t e = 0; e < count; ++e) elements[e] = exponential(elements[e]);

@@ -31,7 +31,7 @@ REPRO_INLINE Lanes<double> exact_exponential(Lanes<double> x) {
   return x;
 }
 
-// Columns that a task filters at once: as many as leave `lines` rows of them in a core's cache.
+// Columns that a task filters at once: as many as a core's cache holds, by eights since their sums are taken so.
 inline int64_t columns_at_once(int64_t elements_per_column, int64_t bytes) {
   constexpr int64_t kCache = 768 << 10;
   const int64_t columns = std::max<int64_t>(1, kCache / std::max<int64_t>(1, elements_per_column * bytes));
@@ -75,8 +75,10 @@ REPRO_INLINE void for_pairs(int64_t begin, int64_t end, const Body& body) {
   if (r < end) body(r, std::integral_constant<int, 1>{});
 }
 
-// How far ahead a pass asks for what it reads: rows of a block of columns, and positions on the way along a row.
+// How far ahead a pass asks for what it reads: rows of a block of columns from memory and, on the way back, from the
+// core's cache; positions on the way along a row.
 constexpr int64_t kRowsAhead = 12;
+constexpr int64_t kRowsAheadInCache = 2;
 constexpr int64_t kPositionsAhead = 48;
 template <class T, int V>
 REPRO_INLINE void prefetch_ahead(const T* from, int64_t C, const int64_t (&offsets)[V]) {

@@ -1,7 +1,6 @@
-// The adjoint of Interp as a gather: a block owns kThreads elements of one input row, a thread one of them (four
-// channels where elements are quads). Which
-// outputs read which input, and the weights, are found once per block into shared memory. The sum runs over output rows
-// and columns in Caffe's order, without those of weight 0; no atomics.
+// The adjoint of Interp as a gather: a block owns kThreads elements of one input row, a thread one of them, which may
+// be a quad of channels. Which outputs read which input, and the weights, are found once per block into shared memory.
+// The sum runs over output rows and columns in Caffe's order, without those of weight 0; no atomics.
 #pragma once
 
 #include "cuda/tile.cuh"
