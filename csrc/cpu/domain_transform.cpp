@@ -82,16 +82,18 @@ REPRO_CLONES void columns_task(const Acc* x, const Acc* w, const Extent& extent,
   if (x != y) std::copy_n(x + begin * C, (end - begin) * C, y + begin * C);
   const int64_t bottom = extent.valid.H - 1;
   for_pairs(1, bottom + 1, [&](int64_t h, auto rows) REPRO_LAMBDA {
-    for (int r = 0; r < rows(); ++r) {
+    constexpr int R = rows();
+    for (int r = 0; r < R; ++r) {
       const int64_t ahead = std::min(h + r + kRowsAhead, bottom);
-      prefetch(x + ahead * stride + begin * C, (end - begin) * C);
-      prefetch(w + ahead * extent.map.W + begin, end - begin);
+      prefetch(x, ahead * stride + begin * C, (end - begin) * C);
+      prefetch(w, ahead * extent.map.W + begin, end - begin);
     }
     step(x, h, 1, rows);
   });
   for_pairs(1, bottom + 1, [&](int64_t h, auto rows) REPRO_LAMBDA {
-    for (int r = 0; r < rows(); ++r)
-      prefetch(y + std::max<int64_t>(bottom - h - r - kRowsAheadInCache, 0) * stride + begin * C, (end - begin) * C);
+    constexpr int R = rows();
+    for (int r = 0; r < R; ++r)
+      prefetch(y, std::max<int64_t>(bottom - h - r - kRowsAheadInCache, 0) * stride + begin * C, (end - begin) * C);
     step(y, bottom - h, -1, rows);
   });
 }

@@ -57,17 +57,18 @@ REPRO_INLINE void columns_backward(const Acc* map, const Acc* w, const From* fro
     put(again + e, value);
   });
   for_pairs(1, height, [&](int64_t h, auto rows) REPRO_LAMBDA {
-    for (int r = 0; r < rows(); ++r) {
+    constexpr int R = rows();
+    for (int r = 0; r < R; ++r) {
       const int64_t ahead = std::min(h + r + kRowsAhead, height - 1);
-      prefetch(row(map, ahead), elements);
-      prefetch(w + ahead * extent.map.W + begin, positions);
+      prefetch(row(map, ahead), 0, elements);
+      prefetch(w, ahead * extent.map.W + begin, positions);
     }
     at_links(h, 1, rows, [&](auto at, const auto& offsets, const auto& weights, auto lanes) REPRO_LAMBDA {
       constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
       decltype(lanes) value[V], last[V];
       get_all(last, again + (h - 1) * elements + at.e, offsets);
 #pragma GCC unroll 4
-      for (int r = 0; r < rows(); ++r) {
+      for (int r = 0; r < R; ++r) {
         get_all(value, row(map, h + r) + at.e, offsets);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) last[v] -= value[v];
@@ -80,13 +81,14 @@ REPRO_INLINE void columns_backward(const Acc* map, const Acc* w, const From* fro
   });
   std::copy_n(again + (height - 1) * elements, elements, current);
   for_pairs(1, height, [&](int64_t up, auto rows) REPRO_LAMBDA {
+    constexpr int R = rows();
     const int64_t h = height - 1 - up;
     at_links(h + 1, -1, rows, [&](auto at, const auto& offsets, const auto& weights, auto lanes) REPRO_LAMBDA {
       constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
       decltype(lanes) value[V], last[V];
       get_all(last, current + at.e, offsets);
 #pragma GCC unroll 4
-      for (int r = 0; r < rows(); ++r) {
+      for (int r = 0; r < R; ++r) {
         Acc* const filtered = again + (h - r) * elements + at.e;
         get_all(value, filtered, offsets);
 #pragma GCC unroll 4
@@ -102,12 +104,13 @@ REPRO_INLINE void columns_backward(const Acc* map, const Acc* w, const From* fro
   // Caffe: a step's gradient goes on to the position that it came from, and what is left stays.
   const auto back = [&](int64_t link, int64_t way, auto rows, const auto& added, const auto& next,
                         const auto& to) REPRO_LAMBDA {
+    constexpr int R = rows();
     at_links(link, way, rows, [&](auto at, const auto& offsets, const auto& weights, auto lanes) REPRO_LAMBDA {
       constexpr int V = std::extent_v<std::remove_reference_t<decltype(offsets)>>;
       decltype(lanes) value[V], step[V], other[V];
       get_all(value, current + at.e, offsets);
 #pragma GCC unroll 4
-      for (int r = 0; r < rows(); ++r) {
+      for (int r = 0; r < R; ++r) {
         get_all(step, added(r) + at.e, offsets);
         get_all(other, next(r) + at.e, offsets);
         block.dots[r].add(at, offsets, value, step, false);
@@ -128,21 +131,23 @@ REPRO_INLINE void columns_backward(const Acc* map, const Acc* w, const From* fro
     put(current + e, value);
   });
   for_pairs(0, height - 1, [&](int64_t h, auto rows) REPRO_LAMBDA {
-    for (int r = 0; r < rows(); ++r) prefetch(row(from, std::min(h + r + kRowsAhead, height - 1)), elements);
+    constexpr int R = rows();
+    for (int r = 0; r < R; ++r) prefetch(row(from, std::min(h + r + kRowsAhead, height - 1)), 0, elements);
     const auto kept = [&](int r) REPRO_LAMBDA { return again + (h + r) * elements; };
     back(h + 1, 1, rows, kept, [&](int r) REPRO_LAMBDA { return row(from, h + r + 1); }, kept);
-    for (int r = 0; r < rows(); ++r) {
+    for (int r = 0; r < R; ++r) {
       const Acc* const sums = block.dots[r].sums(positions);
       for (int64_t p = 0; p < positions; ++p) block.sums[(h + r + 1) * positions + p] = sums[p];
     }
   });
   for_pairs(0, height - 1, [&](int64_t up, auto rows) REPRO_LAMBDA {
+    constexpr int R = rows();
     const int64_t h = height - 1 - up;
     back(
         h, -1, rows, [&](int r) REPRO_LAMBDA { return there + (h - r) * elements; },
         [&](int r) REPRO_LAMBDA { return again + (h - r - 1) * elements; },
         [&](int r) REPRO_LAMBDA { return row(gradient, h - r); });
-    for (int r = 0; r < rows(); ++r) {
+    for (int r = 0; r < R; ++r) {
       const Acc* const sums = block.dots[r].sums(positions);
       for (int64_t p = 0; p < positions; ++p) block.sums[(h - r) * positions + p] += sums[p];
     }
@@ -239,9 +244,10 @@ REPRO_CLONES void rows_task(const T* x, const acc_t<T>* w, const EdgeWeight<acc_
   std::vector<Acc> again(2 * stride * C);
   Dots<Acc> dots[2] = {{width, C}, {width, C}};
   for_pairs(begin, end, [&](int64_t row, auto rows) REPRO_LAMBDA {
+    constexpr int R = rows();
     const int64_t at = row * stride;
     row_backward(x + at * C, w + at, extent, C, gradient + at * C, there.data(), again.data(), dots, rows);
-    for (int r = 0; r < rows(); ++r) {
+    for (int r = 0; r < R; ++r) {
       const Acc* const sums = dots[r].sums(width);
       for (int64_t i = at + r * stride, p = 0; p < width; ++i, ++p) {
         const Acc gained = weight.backward(w[i], dweight[i] + sums[p]);

@@ -83,7 +83,7 @@ constexpr int64_t kPositionsAhead = 48;
 template <class T, int V>
 REPRO_INLINE void prefetch_ahead(const T* from, int64_t C, const int64_t (&offsets)[V]) {
 #pragma GCC unroll 4
-  for (int v = 0; v < V; v += 2) __builtin_prefetch(from + kPositionsAhead * C + offsets[v]);
+  for (int v = 0; v < V; v += 2) prefetch(from, kPositionsAhead * C + offsets[v], 1);
 }
 
 // Where a body stands: at a position, or for C < 8 anywhere in a row.
@@ -99,26 +99,27 @@ struct AtElement {
 // for_blocks does at a position, or for C < 8 over eight elements at once, whose positions differ (a weight is a
 // Lanes<Acc> then), and the rest one by one. Row r's links are at w + r * stride. `room` holds the elements of R rows
 // and R vectors more.
-template <class Acc, class R, class Body>
-REPRO_INLINE void for_weighted(const Acc* w, int64_t stride, int64_t positions, int64_t C, Acc* room, R rows,
+template <class Acc, class Rows, class Body>
+REPRO_INLINE void for_weighted(const Acc* w, int64_t stride, int64_t positions, int64_t C, Acc* room, Rows rows,
                                const Body& body) {
+  constexpr int R = rows();
   if (C >= kLanes)
     return for_blocks<Acc>(C, [&](auto lanes, const auto& offsets) REPRO_LAMBDA {
       for (int64_t p = 0; p < positions; ++p) {
-        Acc weights[rows()];
+        Acc weights[R];
 #pragma GCC unroll 4
-        for (int r = 0; r < rows(); ++r) weights[r] = w[r * stride + p];
+        for (int r = 0; r < R; ++r) weights[r] = w[r * stride + p];
         body(AtPosition{p, p * C}, offsets, weights, lanes);
       }
     });
   const int64_t one = positions * C + kLanes;
-  for (int r = 0; r < rows(); ++r)
+  for (int r = 0; r < R; ++r)
     for (int64_t p = 0; p < positions; ++p) put(room + r * one + p * C, Lanes<Acc>{} + w[r * stride + p]);
   const int64_t none[1] = {0};
   for_elements<Acc>(positions * C, [&](int64_t e, auto lanes) REPRO_LAMBDA {
-    decltype(lanes) weights[rows()];
+    decltype(lanes) weights[R];
 #pragma GCC unroll 4
-    for (int r = 0; r < rows(); ++r) get(weights[r], room + r * one + e);
+    for (int r = 0; r < R; ++r) get(weights[r], room + r * one + e);
     body(AtElement{e}, none, weights, lanes);
   });
 }

@@ -119,13 +119,13 @@ class Resampled {
     const T* from = map_ + r * taps_.in.W * C_;
     if constexpr (std::is_same_v<T, Acc>)
       if (same_columns_) {
-        prefetch(from + taps_.in.W * C_, taps_.in.W * C_);
+        prefetch(from, taps_.in.W * C_, taps_.in.W * C_);
         return from;
       }
     std::vector<Acc>& row = columns_[r & 1];
     if (held_[r & 1] == r) return row.data();
     held_[r & 1] = r;
-    prefetch(from + taps_.in.W * C_, taps_.in.W * C_);
+    prefetch(from, taps_.in.W * C_, taps_.in.W * C_);
     if (same_columns_) {
       load_row(from, taps_.in.W * C_, row);
       return row.data();
