@@ -120,6 +120,36 @@ def test_a_wrong_contestant_is_found(case):
             assert math.isnan(error(case, [r[:1, :1] if r.ndim > 1 else r[None] for r in right], expected))
 
 
+def test_on_a_gpu_the_filters_compete_with_themselves_on_two_threads_of_the_host(monkeypatch):
+    names = {
+        case.op: [one[0] for one in measure.contestants(case, torch.device("cuda"), compiles=False)] for case in SMALL
+    }
+    assert {op for op, listed in names.items() if "cpu" in listed} == {"domain_transform", "dense_crf"}
+
+    case, cpu, threads = SMALL[10], torch.device("cpu"), []
+
+    def filtered(*tensors):
+        threads.append(torch.get_num_threads())
+        return call(ops, case, *tensors)
+
+    def listed(case, device, compiles):
+        yield "ours", lambda *tensors: call(ops, case, *tensors), torch.channels_last
+        yield "eager", lambda *tensors: call(eager, case, *tensors), torch.channels_last
+        yield "cpu", filtered, torch.channels_last
+
+    monkeypatch.setattr(measure, "contestants", listed)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        session = measure.Session(timing.Clock(cpu), torch.float32, 1e9, repeats=2, budget=0.0, compiles=False)
+        found = {one["contestant"]: one for one in measure.measure(case, BOTH, session)}
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert found["cpu"]["error"] == found["ours"]["error"] <= tolerance_of(case, torch.float32)
+    assert set(threads[1:]) == {2}  # the first call is checked, not timed
+
+
 def test_labels_outside_the_classes_are_no_prediction():
     case = SMALL[5]
     expected = truth(case, FORWARD, make_inputs(case, torch.float32))
@@ -282,6 +312,9 @@ def test_the_clock_of_a_gpu_reads_the_cache_away_and_sleeps_while_kernels_are_qu
     assert fake.asked == ["read", "wait", "call", "wait", "read", ("sleep", slept), "event", "call", "event"]
     clock.seconds(lambda: time.sleep(0.03))
     assert ("sleep", int(timing.CYCLES_PER_SECOND * timing.LONGEST_SLEEP)) in fake.asked
+    fake.asked.clear()
+    on_host, called = clock.seconds(timing.OnHost(lambda: time.sleep(0.003)))
+    assert (on_host >= 0.003, called, fake.asked) == (True, None, [])
 
 
 @pytest.mark.parametrize(

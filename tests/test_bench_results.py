@@ -101,6 +101,10 @@ def test_targets_on_cuda():
         ("time of the device", 10.0, 10.1, False),
     ]
     assert "time of the device 10.1 ms, required ≤ 10 ms" in targets.as_text(found)
+    both = [result(*key, "eager", 40.0), result(*key, "cpu", 299.0), result(*key, "ours", 10.0, ratio=4.0)]
+    assert "MISSED   dense_crf table4-test-375x500 forward: time of cpu 29.9×, required ≥ 30×" in targets.as_text(
+        targets.evaluate(both, cuda)
+    )
 
 
 def test_every_target_names_a_case_that_is_measured():
@@ -108,7 +112,7 @@ def test_every_target_names_a_case_that_is_measured():
         result(c.op, c.name, d, name, extra=1, launches=1)
         for c in cases.CASES
         for d in c.directions
-        for name in ("eager", "eager-nchw", "opencv", "pydensecrf", "ours")
+        for name in ("eager", "eager-nchw", "opencv", "pydensecrf", "cpu", "ours")
     ]
     on_cpu = targets.evaluate(measured, CONDITIONS)
     assert sorted(t["required"] for t in on_cpu if t["what"] == "time") == [
@@ -127,6 +131,7 @@ def test_every_target_names_a_case_that_is_measured():
     }
     assert sorted(t["required"] for t in on_cpu if t["what"] == "memory") == [0.05, 0.05, 0.2, 0.2]
     on_cuda = targets.evaluate(measured, CONDITIONS | {"device": "cuda:0"})
+    assert [t["required"] for t in on_cuda if t["what"].startswith("time of cpu")] == [30.0, 30.0, 30.0]
     assert len([t for t in on_cuda if t["what"] == "bandwidth"]) == 9
     assert sorted(t["required"] for t in on_cuda if t["what"] == "time of the device") == [0.01, 0.025, 2.0, 10.0]
     assert {(t["op"], t["case"]) for t in on_cpu + on_cuda if t["what"] != "never slower"} >= targets.target_cases()

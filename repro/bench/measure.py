@@ -15,7 +15,7 @@ from repro.bench.agreement import Disagreement, Inputs, call, check, make_inputs
 from repro.bench.cases import CRF, FORWARD, Case, ideal_bytes
 from repro.bench.least import least_work
 from repro.bench.results import with_ratios
-from repro.bench.timing import WARM_UP, Clock, Timing, take_turns
+from repro.bench.timing import WARM_UP, Clock, OnHost, Timing, take_turns
 
 try:
     from pydensecrf import densecrf  # of the extra "bench"
@@ -70,7 +70,8 @@ def pydensecrf(scores: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 def contestants(
     case: Case, device: torch.device, compiles: bool
 ) -> Iterator[tuple[str, Function, torch.memory_format]]:
-    """Lists name, function of (maps, logits, labels), and layout of the maps that it is given; "compile" is still to be compiled.
+    """Lists name, function of (maps, logits, labels), and layout of the maps that it is given; "compile" is still to be compiled, and "cpu" is given its maps
+    in the host's memory.
 
     The kernels work on channels_last maps, as the network makes them. Eager PyTorch competes in that layout and in the contiguous one, without being
     charged for a conversion.
@@ -79,6 +80,8 @@ def contestants(
     yield "eager", lambda *tensors: call(eager, case, *tensors), torch.channels_last
     if case.sides:  # labels have one layout
         yield "eager-nchw", lambda *tensors: call(eager, case, *tensors), torch.contiguous_format
+    if case.op in ("domain_transform", "dense_crf") and device.type == "cuda":
+        yield "cpu", lambda *tensors: call(ops, case, *tensors), torch.channels_last
     if case.op == "dense_crf":  # whose number of vertices no compiler knows
         if densecrf is not None and device.type == "cpu":
             yield "pydensecrf", lambda maps, _, images: pydensecrf(maps[0].float(), images[0]), torch.contiguous_format
@@ -86,8 +89,8 @@ def contestants(
         yield "compile", lambda *tensors: call(eager, case, *tensors), torch.channels_last
 
 
-def _memory(call_: Callable[[], list[torch.Tensor]], device: torch.device) -> dict[str, int | None]:
-    if device.type == "cuda":
+def _memory(call_: Callable[[], list[torch.Tensor]], clock: Clock) -> dict[str, int | None]:
+    if not clock.on_host(call_):
         extra = memory.allocated_cuda(call_)
         return {"extra_bytes": extra, "resident_bytes": None, "launches": memory.launches(call_)}
     return {"extra_bytes": memory.allocated_cpu(call_), "resident_bytes": memory.resident(call_), "launches": None}
@@ -120,10 +123,16 @@ def _measure(case: Case, direction: str, session: Session, device: torch.device)
     least = None
     for name, function, layout in contestants(case, device, session.compiles):
         try:
-            own = [inputs.convert(session.dtype, layout, device) for inputs in sets]
+            own = [
+                inputs.convert(session.dtype, layout, torch.device("cpu") if name == "cpu" else device)
+                for inputs in sets
+            ]
             if name == "compile":
                 function = torch.compile(function, dynamic=False)
             calls_of_one, results = _first_calls(function, direction, own)
+            if name == "cpu":
+                calls_of_one = [OnHost(call_) for call_ in calls_of_one]
+                results = [result.to(device) for result in results]
             errors[name] = check(case, direction, name, results, expected, tolerance_of(case, session.dtype))
         except Exception as error:  # whatever befalls one, the others are measured
             session.leave_out(name, error, case, direction)
@@ -177,7 +186,7 @@ def _measure_and_time(
         for of_one in calls.values():  # what is allocated once, in the first calls, shall count for none
             for n in range(WARM_UP):
                 of_one[n % len(of_one)]()
-        measured = {name: _memory(of_one[0], session.clock.device) for name, of_one in calls.items()}
+        measured = {name: _memory(of_one[0], session.clock) for name, of_one in calls.items()}
         timed = calls | ({} if least is None else {"least": [least]})
         timings = take_turns(session.clock, timed, session.repeats, session.budget) if calls else {}
         floor = timings.pop("least", None)

@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[bool, Callable[[float], str]]] = {
     "time of eager": (False, lambda value: f"{value:.3g}×"),  # in the faster of its layouts
     "time of opencv": (False, lambda value: f"{value:.3g}×"),
     "time of pydensecrf": (False, lambda value: f"{value:.3g}×"),
+    "time of cpu": (False, lambda value: f"{value:.3g}×"),  # of the same op there, on two threads
     "memory of pydensecrf": (True, lambda value: f"{value:.3g} of pydensecrf's"),
     "bandwidth": (False, lambda value: f"{100 * value:.3g} % of a copy's"),
     "time of the device": (True, lambda value: f"{value:.3g} ms"),
