@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from repro.distributed import end_at_once
 from repro.run import __main__ as run_module
 
 
@@ -91,7 +92,9 @@ def _run(environment, log, call, arguments):
     # Of the server's, which is the test's.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    sys.exit(call(*arguments))
+    code = call(*arguments)
+    end_at_once(code)
+    sys.exit(code)
 
 
 def program(*command):

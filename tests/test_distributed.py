@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from float_rule import Step, Truth, assert_within
 from PIL import Image
 from processes import Processes, program
@@ -251,9 +252,7 @@ def fails(where):
                 raise ValueError(f"data: must be whole; got a hole in process {rank()}; mend it")
             total(torch.ones(3))
 
-    code = exit_code(call)
-    end_at_once(code)
-    return code
+    return exit_code(call)
 
 
 @pytest.mark.parametrize("where", [0, 2, "all"])
@@ -276,9 +275,7 @@ def does_not_notice():
                 raise ValueError("data: must be whole; got a hole; mend it")
             time.sleep(3600)
 
-    code = exit_code(call)
-    end_at_once(code)
-    return code
+    return exit_code(call)
 
 
 def test_a_process_that_does_not_notice_ends_with_the_others(tmp_path):
@@ -332,6 +329,31 @@ def test_label_maps_need_a_folder_that_all_see(tmp_path, monkeypatch, capsys):
         capsys.readouterr().err,
         re.M,
     )
+
+
+def test_a_process_that_is_still_connected_ends_without_destructors(monkeypatch):
+    """As after a failure, and with a torch whose gloo may hang as it closes its connections."""
+    codes = []
+    monkeypatch.setattr(distributed.os, "_exit", codes.append)
+    end_at_once(2)
+    assert codes == []
+    monkeypatch.setattr(distributed, "_joined", lambda: True)
+    end_at_once(0)
+    end_at_once(2)
+    assert codes == [0, 2]
+
+
+@pytest.mark.parametrize("may_hang", [False, True])
+def test_connections_are_closed_where_that_cannot_hang(may_hang, monkeypatch):
+    closed = []
+    monkeypatch.setattr(distributed, "_MAY_HANG", may_hang)
+    monkeypatch.setattr(distributed, "launched", lambda: True)
+    monkeypatch.setattr(dist, "rendezvous", lambda *arguments, **keywords: iter([(dist.HashStore(), 0, 1)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda *arguments, **keywords: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: closed.append(True))
+    with joined("cpu"):
+        pass
+    assert closed == [True] * (not may_hang)
 
 
 def test_every_process_has_its_own_gpu(monkeypatch):
