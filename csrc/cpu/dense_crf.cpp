@@ -128,15 +128,23 @@ REPRO_WIDE_CLONES void update(const float* log_prob, const Term<2>* positions, c
   const int64_t row = (C + kLanes - 1) / kLanes;
   const Buffer<V> scores(kLanes * row);
   const Buffer<V> columns(kLanes * row);
-  std::fill(scores.get(), scores.get() + kLanes * row, V{});
+  const Buffer<float> end(kLanes * row);
   for (int64_t p0 = first; p0 < last; p0 += kLanes) {
     const int64_t pixels = std::min<int64_t>(kLanes, last - p0);
     for (int64_t i = 0; i < pixels; ++i) {
-      V* const own = scores.get() + i * row;
-      memcpy(own, log_prob + (p0 + i) * C, C * sizeof(float));
+      // Whole vectors: beyond the classes lies the next pixel, at which nobody looks, and behind the last one nothing.
+      const float* from = log_prob + (p0 + i) * C;
+      if ((p0 + i) * C + row * kLanes > last * C) {
+        std::copy_n(from, C, end.get());
+        from = end.get();
+      }
       for_vectors(row, [&](int64_t k, auto width) REPRO_LAMBDA {
-        if (positions != nullptr) positions->add(p0 + i, row, k, width, own + k);
-        if (colours != nullptr) colours->add(p0 + i, row, k, width, own + k);
+        V own[width.value];
+        for (int v = 0; v < width.value; ++v) get(own[v], from + (k + v) * kLanes);
+        if (positions != nullptr) positions->add(p0 + i, row, k, width, own);
+        if (colours != nullptr) colours->add(p0 + i, row, k, width, own);
+        // One by one: a copy of all would read what was just written in wider pieces, and wait until it is in the cache.
+        for (int v = 0; v < width.value; ++v) scores[i * row + k + v] = own[v];
       });
     }
     softmax(scores.get(), row, C, columns.get());

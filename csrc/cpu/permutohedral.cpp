@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "shared/permutohedral.h"
@@ -92,8 +93,9 @@ struct Run {
   int64_t first;
   int64_t last;
   KeyNumbers numbers;
-  std::vector<int32_t> shares;  // of every number; then where the run's next share of it goes
+  std::vector<int32_t> shares;  // of every number
   std::vector<int32_t> vertex;  // of every number, in the whole lattice
+  std::vector<int64_t> next;  // of every owner: first how many shares the run has for it, then where the next one goes
 };
 
 // Writes the corners of a run with the run's own numbers.
@@ -121,15 +123,16 @@ REPRO_CLONES void number_run(const float* features, int64_t N, Run& run, Corner*
 }
 
 template <int D, class V, class Share>
-REPRO_CLONES void splat(const int32_t* begin, const Share* shares, const V* x, int64_t count, int64_t first,
-                        int64_t last, V* values) {
-  for (int64_t v = first; v < last; ++v)
-    for_vectors(count, [&](int64_t k, auto width) REPRO_LAMBDA {
-      V sum[width.value] = {};
-      for (int32_t s = begin[v]; s < begin[v + 1]; ++s)
-        for (int i = 0; i < width.value; ++i) sum[i] += shares[s].weight * x[shares[s].feature * count + k + i];
-      for (int i = 0; i < width.value; ++i) values[v * count + k + i] = sum[i];
-    });
+REPRO_CLONES void splat(const Share* begin, const Share* end, const V* x, int64_t count, V* values) {
+  for_vectors(count, [&](int64_t k, auto width) REPRO_LAMBDA {
+    for (const Share* share = begin; share < end; ++share) {
+      const V* const from = x + share->feature * count + k;
+      V* const to = values + share->vertex * count + k;
+      V sum[width.value];
+      for (int i = 0; i < width.value; ++i) sum[i] = to[i] + share->weight * from[i];
+      for (int i = 0; i < width.value; ++i) to[i] = sum[i];
+    }
+  });
 }
 
 template <class V>
@@ -179,25 +182,35 @@ Permutohedral<D>::Permutohedral(const float* features, int64_t N) : corners_(N *
     shares.resize(numbers.size());
   }
 
+  // Owners, as many as tasks, with about the same number of shares each.
   vertices_ = numbers.size();
-  begin_ = Buffer<int32_t>(vertices_ + 2);
-  begin_[0] = begin_[1] = 0;
-  for (int64_t v = 1; v <= vertices_; ++v) begin_[v + 1] = begin_[v] + shares[v - 1];
-  std::copy(begin_.get() + 1, begin_.get() + 1 + vertices_, shares.begin());
-  for (Run& run : runs)
-    for (size_t n = 0; n < run.vertex.size(); ++n) {
-      const int32_t from = shares[run.vertex[n]];
-      shares[run.vertex[n]] += run.shares[n];
-      run.shares[n] = from;
-    }
+  std::vector<int32_t> owner_of(vertices_ + 1);
+  int64_t shared = 0;
+  for (int64_t v = 1; v <= vertices_; ++v) {
+    owner_of[v] = static_cast<int32_t>(std::min(shared * tasks / (N * kCorners), tasks - 1));
+    shared += shares[v - 1];
+  }
+  for (Run& run : runs) {
+    run.next.resize(tasks);
+    for (size_t n = 0; n < run.vertex.size(); ++n) run.next[owner_of[++run.vertex[n]]] += run.shares[n];
+  }
+  int64_t first_vertex = 1;
+  int64_t first_share = 0;
+  for (int64_t o = 0; o < tasks; ++o) {
+    owners_.push_back({first_vertex, first_share});
+    while (first_vertex <= vertices_ && owner_of[first_vertex] == o) ++first_vertex;
+    for (Run& run : runs) first_share += std::exchange(run.next[o], first_share);
+  }
+  owners_.push_back({first_vertex, first_share});
 
   const auto alpha = static_cast<float>(1.0f / (1.0f + std::pow(2.0f, -static_cast<float>(D))));
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t c = runs[t].first * kCorners; c < runs[t].last * kCorners; ++c) {
         Corner& corner = corners_[c];
-        shares_[runs[t].shares[corner.vertex]++] = {static_cast<int32_t>(c / kCorners), corner.weight};
-        corner = {runs[t].vertex[corner.vertex] + 1, corner.weight * alpha};
+        const int32_t vertex = runs[t].vertex[corner.vertex];
+        shares_[runs[t].next[owner_of[vertex]]++] = {static_cast<int32_t>(c / kCorners), vertex, corner.weight};
+        corner = {vertex, corner.weight * alpha};
       }
   });
 
@@ -224,8 +237,9 @@ const V* Permutohedral<D>::filter(const V* x, int64_t count, V* values, V* other
   std::fill(values, values + count, V{});
   std::fill(other, other + count, V{});
   const int64_t grain = std::max<int64_t>(1, kFewest / count);
-  at::parallel_for(1, vertices_ + 1, grain, [&](int64_t first, int64_t last) {
-    splat<D>(begin_.get(), shares_.get(), x, count, first, last, values);
+  at::parallel_for(0, static_cast<int64_t>(owners_.size()) - 1, 1, [&](int64_t begin, int64_t end) {
+    std::fill(values + owners_[begin].first_vertex * count, values + owners_[end].first_vertex * count, V{});
+    splat<D>(shares_.get() + owners_[begin].first_share, shares_.get() + owners_[end].first_share, x, count, values);
   });
   for (int axis = 0; axis <= D; ++axis) {
     const int32_t* const neighbours = neighbours_.get() + axis * (vertices_ + 1) * 2;

@@ -4,14 +4,17 @@
 //   slice   y(p) = sum over the D + 1 vertices of p's simplex of weight * values(v)      (by the caller, with corners())
 // Every sum has one owner and Caffe's order, so that neither the number of threads nor the numbering of the vertices
 // changes a bit. Vertices are numbered from 1 in the order in which features meet them, which keeps neighbours near in
-// memory; row 0 of the values is 0 and stands for a vertex that no feature has.
-// Caffe: src/caffe/util/permutohedral.cpp (its SSE version). Bytes kept: 16 (D + 1) a feature, 8 (D + 1) a vertex.
+// memory; row 0 of the values is 0 and stands for a vertex that no feature has. The vertices are shared out among owners,
+// who splat in the order of the features: a feature's row is read once in a row of its vertices, and neighbouring pixels
+// mostly share theirs.
+// Caffe: src/caffe/util/permutohedral.cpp (its SSE version). Bytes kept: 20 (D + 1) a feature, 8 (D + 1) a vertex.
 #pragma once
 
 #include <c10/core/CPUAllocator.h>
 
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #include "lanes.h"
 #include "shared/huge_pages.h"
@@ -72,13 +75,19 @@ class Permutohedral {
   // The weight of a feature at a vertex.
   struct Share {
     int32_t feature;
+    int32_t vertex;
     float weight;
+  };
+  // Vertices [first_vertex, the next owner's), and shares_ likewise.
+  struct Owner {
+    int64_t first_vertex;
+    int64_t first_share;
   };
 
   int64_t vertices_;
   Buffer<Corner> corners_;      // N * kCorners
-  Buffer<Share> shares_;        // N * kCorners, by vertex, features ascending
-  Buffer<int32_t> begin_;       // vertices_ + 2: where a vertex's shares begin; [0] counts for nothing
+  Buffer<Share> shares_;        // N * kCorners, by owner, features ascending
+  std::vector<Owner> owners_;   // and one more behind the last
   Buffer<int32_t> neighbours_;  // kCorners times vertices_ + 1 pairs (lower, upper)
 };
 
