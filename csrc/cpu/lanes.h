@@ -71,17 +71,20 @@ REPRO_INLINE void put(T* p, const acc_t<T>& v) {
   store(p, v);
 }
 
-// Asks for a run of elements that is read soon, which begins `ahead` elements after `from`: what does not follow what was
-// read before within a page, the processor does not guess. The run may lie outside the array, where no pointer may go:
-// addresses are numbers here.
+// Asks for the line of memory that holds an element, which may lie outside the array, where no pointer may go: addresses
+// are numbers here.
+template <class T>
+REPRO_INLINE void prefetch(const T* from, int64_t ahead) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<intptr_t>(from) + ahead * int64_t(sizeof(T))));
+}
+
+// The same of a run of elements that is read soon: what does not follow what was read before within a page, the
+// processor does not guess.
 template <class T>
 REPRO_INLINE void prefetch(const T* from, int64_t ahead, int64_t elements) {
-  constexpr int64_t kLine = 64;
-  const int64_t begin = reinterpret_cast<intptr_t>(from) + ahead * int64_t(sizeof(T));
-  const int64_t end = begin + elements * int64_t(sizeof(T));
-  for (int64_t at = begin; at < end; at += kLine) __builtin_prefetch(reinterpret_cast<const void*>(at));
-  // A run begins anywhere in a line, and may end in one line more.
-  __builtin_prefetch(reinterpret_cast<const void*>(end - 1));
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t e = 0; e < elements; e += kLine) prefetch(from, ahead + e);
+  prefetch(from, ahead + elements - 1);  // a run begins anywhere in a line, and may end in one line more
 }
 
 // e^x of every lane, with the same bits as lane by lane.

@@ -83,7 +83,7 @@ constexpr int64_t kPositionsAhead = 48;
 template <class T, int V>
 REPRO_INLINE void prefetch_ahead(const T* from, int64_t C, const int64_t (&offsets)[V]) {
 #pragma GCC unroll 4
-  for (int v = 0; v < V; v += 2) prefetch(from, kPositionsAhead * C + offsets[v], 1);
+  for (int v = 0; v < V; v += 2) prefetch(from, kPositionsAhead * C + offsets[v]);
 }
 
 // Where a body stands: at a position, or for C < 8 anywhere in a row.
