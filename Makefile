@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 TORCH := torch==2.13.0
 
-.PHONY: table1 test test-matrix attack lint registers sanitize emulated cuda-build gpu clean
+.PHONY: table1 test test-matrix test-torch attack lint registers sanitize emulated cuda-build gpu clean
 
 table1: $(VENV)/installed
 	$(VENV)/bin/python -m repro.run table1 $(TABLE1)
@@ -11,11 +11,18 @@ table1: $(VENV)/installed
 # As many tests at a time as there are cores, four at most.
 PYTEST := $(VENV)/bin/python -m pytest -n auto --maxprocesses 4
 test: $(VENV)/installed
-	$(PYTEST)
+	$(PYTEST) $(TESTS)
 
 # The same tests as on processors with fewer instructions, with 1, 2 and 4 threads; MATRIX="avx2 -- -k solver" chooses.
 test-matrix: $(VENV)/installed
 	$(VENV)/bin/python tests/matrix.py $(MATRIX)
+
+# What touches torch most, with the oldest that pyproject.toml allows, or another; in a clone, for what is built lies in the checkout. (`make cuda-build` takes a new one.)
+OTHER_TORCH := torch==2.6.0
+OF_TORCH = $(SANITIZED) test_network test_caffe_fuse test_distributed
+test-torch:
+	rm -rf "build/$(OTHER_TORCH)" && git clone --quiet . "build/$(OTHER_TORCH)"
+	$(MAKE) --directory "build/$(OTHER_TORCH)" TORCH="$(OTHER_TORCH)" test TESTS="$(OF_TORCH:%=tests/%.py)"
 
 # Hostile input of every kind (SECURITY.md): slow, and as root also on disks that are too small.
 attack: $(VENV)/installed

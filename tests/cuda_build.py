@@ -1,4 +1,5 @@
-"""Builds the extension for CUDA, in a virtual environment of its own with a torch built for CUDA, and checks what it registers: `python tests/cuda_build.py`.
+"""Builds the extension for CUDA, in a virtual environment of its own with a newer torch than the usual one, checks what it registers, and runs the operators' tests
+on it: `python tests/cuda_build.py`.
 
 No GPU is needed. Where nvcc or such a torch is missing, or they do not fit each other, one line says so; with --where-possible that is no failure.
 $REPRO_CUDA_BUILD names another folder than build/cuda, such as one that outlives the checkout.
@@ -10,12 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("REPRO_CUDA_BUILD", ROOT / "build" / "cuda")).absolute()
 PYTHON = FOLDER / "venv" / "bin" / "python"
 TORCH = "torch==2.14.1"  # on Linux a build for CUDA 13
+TESTS = "interp merge_scores predict segmentation_loss domain_transform dense_crf confusion_matrix ops_autograd ops_device ops_storage"
 ARCHITECTURE = "9.0"
 CHECK = """
 import torch
@@ -44,7 +47,15 @@ def main() -> int:
         return not_built("nvcc is not on PATH")
     if not PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", FOLDER / "venv"], check=True)
-    packages = [TORCH, "numpy", "setuptools", "wheel", "ninja"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    packages = [
+        TORCH,
+        "setuptools",
+        "wheel",
+        "ninja",
+        *project["dependencies"],
+        *project["optional-dependencies"]["test"],
+    ]
     if subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", *packages]).returncode:
         return not_built(f"{TORCH} cannot be installed")
     version = said(PYTHON, "-c", "import torch; print(torch.version.cuda)")
@@ -61,7 +72,14 @@ def main() -> int:
     command = [PYTHON, "setup.py", "--quiet", "build_ext", "--build-lib", FOLDER, "--build-temp", FOLDER / "temp"]
     if subprocess.run(command, cwd=ROOT, env=environment).returncode:
         return 1
-    return subprocess.run([PYTHON, "-P", "-W", "error", "-c", CHECK], env=environment | {"PYTHONPATH": str(FOLDER)}).returncode  # fmt: skip
+    environment["PYTHONPATH"] = str(FOLDER)
+    tests = [f"tests/test_{name}.py" for name in TESTS.split()]
+    return (
+        subprocess.run([PYTHON, "-P", "-W", "error", "-c", CHECK], env=environment).returncode
+        or subprocess.run(
+            [PYTHON, "-P", "-m", "pytest", "-p", "no:cacheprovider", *tests], cwd=ROOT, env=environment
+        ).returncode
+    )
 
 
 if __name__ == "__main__":
