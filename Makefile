@@ -46,16 +46,20 @@ gpu:
 
 # The operators' tests on kernels that watch their addresses and undefined behaviour; the usual build stays as it is, and shows the
 # warnings. What a sanitizer says as it ends the process is not kept back by pytest.
+# This build has no clones for wider processors (csrc/cpu/lanes.h): its bits are compared with the usual build's.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANITIZED := test_interp test_merge_scores test_predict test_segmentation_loss test_domain_transform \
 	test_dense_crf test_confusion_matrix test_ops_autograd test_ops_device test_ops_storage test_ops_determinism
+SANITIZING = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize
 sanitize: $(VENV)/installed
 	mkdir -p build/sanitize && cp -r repro build/sanitize && rm -f build/sanitize/repro/_C*.so
 	REPRO_CUDA=0 REPRO_OPTIMIZE=-O1 CFLAGS="$(SANITIZE) -g1 -w" LDFLAGS="$(SANITIZE)" $(VENV)/bin/python setup.py --quiet \
 		build_ext --build-lib build/sanitize --build-temp build/sanitize-temp
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize \
-		$(VENV)/bin/python -P -m pytest -p no:cacheprovider --capture=sys $(SANITIZED:%=tests/%.py)
+	$(SANITIZING) $(VENV)/bin/python -P -m pytest -p no:cacheprovider --capture=sys $(SANITIZED:%=tests/%.py)
+	$(VENV)/bin/python tests/same_bits.py > build/bits
+	$(SANITIZING) $(VENV)/bin/python -P tests/same_bits.py | diff build/bits -
+	@echo "sanitize: $$(wc -l < build/bits) results with the usual build's bits"
 
 # The operators' tests on the CUDA side, kernels and glue, run by the host thread after thread (tests/emulated); needs no GPU. test_ops_determinism
 # is left out: it is about the host's threads, takes minutes, and here every call runs in two orders of threads anyway.
