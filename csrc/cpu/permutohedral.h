@@ -5,8 +5,8 @@
 // Every sum has one owner and Caffe's order, so that neither the number of threads nor the numbering of the vertices
 // changes a bit. Vertices are numbered from 1 in the order in which features meet them, which keeps neighbours near in
 // memory; row 0 of the values is 0 and stands for a vertex that no feature has. The vertices are shared out among owners,
-// who splat in the order of the features: a feature's row is read once in a row of its vertices, and neighbouring pixels
-// mostly share theirs.
+// who splat in the order of the features: a feature's row is read for all of its vertices that the owner has, and
+// neighbouring pixels mostly share theirs.
 // Caffe: src/caffe/util/permutohedral.cpp (its SSE version). Bytes kept: 20 (D + 1) a feature, 8 (D + 1) a vertex.
 #pragma once
 
