@@ -1,5 +1,5 @@
-"""Builds the extension for CUDA, in a virtual environment of its own with a newer torch than the usual one, checks what it registers, and runs the operators' tests
-on it: `python tests/cuda_build.py`.
+"""Builds the extension for CUDA, in a virtual environment of its own with a newer torch than the usual one, checks what it registers, and runs the tests that
+are named on it: `python tests/cuda_build.py [TEST ...]`.
 
 No GPU is needed. Where nvcc or such a torch is missing, or they do not fit each other, one line says so; with --where-possible that is no failure.
 $REPRO_CUDA_BUILD names another folder than build/cuda, such as one that outlives the checkout.
@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("REPRO_CUDA_BUILD", ROOT / "build" / "cuda")).absolute()
 PYTHON = FOLDER / "venv" / "bin" / "python"
 TORCH = "torch==2.14.1"  # on Linux a build for CUDA 13
-TESTS = "interp merge_scores predict segmentation_loss domain_transform dense_crf confusion_matrix ops_autograd ops_device ops_storage"
 ARCHITECTURE = "9.0"
 CHECK = """
 import torch
@@ -73,13 +72,12 @@ def main() -> int:
     if subprocess.run(command, cwd=ROOT, env=environment).returncode:
         return 1
     environment["PYTHONPATH"] = str(FOLDER)
-    tests = [f"tests/test_{name}.py" for name in TESTS.split()]
-    return (
-        subprocess.run([PYTHON, "-P", "-W", "error", "-c", CHECK], env=environment).returncode
-        or subprocess.run(
-            [PYTHON, "-P", "-m", "pytest", "-p", "no:cacheprovider", *tests], cwd=ROOT, env=environment
-        ).returncode
-    )
+    failed = subprocess.run([PYTHON, "-P", "-W", "error", "-c", CHECK], env=environment).returncode
+    tests = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    if failed or not tests:
+        return failed
+    command = [PYTHON, "-P", "-m", "pytest", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
-"""Digests of what the operators give in the benchmark's smaller cases: `make sanitize` compares two builds by them, of which one has no code for wider processors."""
+"""Digests of what the operators give in the benchmark's smaller cases: `make sanitize` compares two builds by them, of which one has no code for wider processors.
+
+The argument is the folder in which the build must lie that Python found.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import sys
+from pathlib import Path
 
 import torch
 
-from repro import ops
+from repro import _C, ops
 from repro.bench.agreement import call, make_inputs, prepare
 from repro.bench.cases import CASES, Case
 
@@ -26,6 +31,8 @@ def digest(case: Case, direction: str, dtype: torch.dtype) -> str:
 
 def main() -> None:
     """Prints a line for every case, direction and type."""
+    if Path(_C.__file__).resolve().parents[1] != Path(sys.argv[1]).resolve():
+        raise SystemExit(f"same_bits: the build must lie in {sys.argv[1]}; got {_C.__file__}")
     torch.set_num_threads(2)
     for case in CASES:
         if case.batch * case.channels * (case.height or case.side) * case.side > LARGEST:

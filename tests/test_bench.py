@@ -120,34 +120,48 @@ def test_a_wrong_contestant_is_found(case):
             assert math.isnan(error(case, [r[:1, :1] if r.ndim > 1 else r[None] for r in right], expected))
 
 
-def test_on_a_gpu_the_filters_compete_with_themselves_on_two_threads_of_the_host(monkeypatch):
-    names = {
-        case.op: [one[0] for one in measure.contestants(case, torch.device("cuda"), compiles=False)] for case in SMALL
-    }
-    assert {op for op, listed in names.items() if "cpu" in listed} == {"domain_transform", "dense_crf"}
+def test_on_a_gpu_the_filters_compete_with_themselves_on_the_host():
+    gpu = torch.device("cuda")
+    places = {c.op: {one[0]: one[3] for one in measure.contestants(c, gpu, compiles=False)} for c in SMALL}
+    assert {op for op, found in places.items() if "cpu" in found} == {"domain_transform", "dense_crf"}
+    assert {found.pop("cpu", torch.device("cpu")).type for found in places.values()} == {"cpu"}
+    assert {place for found in places.values() for place in found.values()} == {gpu}
 
-    case, cpu, threads = SMALL[10], torch.device("cpu"), []
 
-    def filtered(*tensors):
-        threads.append(torch.get_num_threads())
-        return call(ops, case, *tensors)
-
-    def listed(case, device, compiles):
-        yield "ours", lambda *tensors: call(ops, case, *tensors), torch.channels_last
-        yield "eager", lambda *tensors: call(eager, case, *tensors), torch.channels_last
-        yield "cpu", filtered, torch.channels_last
-
-    monkeypatch.setattr(measure, "contestants", listed)
-    before = torch.get_num_threads()
+def test_a_call_on_the_host_takes_the_threads_that_the_targets_are_for():
+    before, threads = torch.get_num_threads(), []
     torch.set_num_threads(1)
     try:
-        session = measure.Session(timing.Clock(cpu), torch.float32, 1e9, repeats=2, budget=0.0, compiles=False)
-        found = {one["contestant"]: one for one in measure.measure(case, BOTH, session)}
-        assert torch.get_num_threads() == 1
+        timing.OnHost(lambda: threads.append(torch.get_num_threads()))()
+        threads.append(torch.get_num_threads())
     finally:
         torch.set_num_threads(before)
+    assert threads == [cases.CPU_THREADS, 1]
+
+
+def test_a_contestant_elsewhere_is_checked_and_timed_on_the_host(monkeypatch):
+    """The "device" is the CPU here, and the other place one that holds no memory of its own."""
+    case, device, seen = SMALL[10], torch.device("cpu"), []
+    elsewhere = types.SimpleNamespace(type="elsewhere")
+    ours = lambda *tensors: call(ops, case, *tensors)  # noqa: E731
+
+    def listed(case, device, compiles):
+        yield "ours", ours, torch.channels_last, device
+        yield "eager", lambda *tensors: call(eager, case, *tensors), torch.channels_last, device
+        yield "cpu", ours, torch.channels_last, elsewhere
+
+    class Inputs(type(make_inputs(case, torch.float32))):
+        def convert(self, dtype, memory_format, where):
+            return super().convert(dtype, memory_format, device if where is elsewhere else where)
+
+    monkeypatch.setattr(measure, "make_inputs", lambda *args: Inputs(**vars(make_inputs(*args))))
+    monkeypatch.setattr(measure, "contestants", listed)
+    monkeypatch.setattr(measure, "OnHost", lambda call_: seen.append(True) or timing.OnHost(call_))
+    session = measure.Session(timing.Clock(device), torch.float32, 1e9, repeats=2, budget=0.0, compiles=False)
+    found = {one["contestant"]: one for one in measure.measure(case, BOTH, session)}
+    assert session.left_out == []
     assert found["cpu"]["error"] == found["ours"]["error"] <= tolerance_of(case, torch.float32)
-    assert set(threads[1:]) == {2}  # the first call is checked, not timed
+    assert seen == [True]
 
 
 def test_labels_outside_the_classes_are_no_prediction():
@@ -165,8 +179,8 @@ def test_pydensecrf_competes_where_it_is_installed_and_agrees(monkeypatch):
 
     def errors():
         found = {}
-        for name, function, layout in measure.contestants(case, cpu, compiles=True):
-            own = inputs.convert(torch.float32, layout, cpu)
+        for name, function, layout, where in measure.contestants(case, cpu, compiles=True):
+            own = inputs.convert(torch.float32, layout, where)
             found[name] = error(case, prepare(function, FORWARD, own)(), expected)
         return found
 

@@ -17,6 +17,7 @@ CLASSES = {"table1": 7, "table3": 21, "table6": 81}
 COCO_CROP = 641  # the smallest 8k+1 square that holds COCO's images of up to 640 pixels a side
 LARGE = 2049
 MANY_LARGE = f"large-{LARGE}-3-batch16"  # over 260 MB forward: beyond any cache
+CPU_THREADS = 2  # with which the CPU's targets are meant
 TINY = 33  # an image whose maps are so small that a call's own cost is all there is
 SCALES = {1: (1,), 2: (1, 0.5), 3: (1, 0.75, 0.5)}
 VOC_IMAGE = (375, 500)  # (height, width) of most of VOC's images

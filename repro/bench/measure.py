@@ -69,24 +69,28 @@ def pydensecrf(scores: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 
 def contestants(
     case: Case, device: torch.device, compiles: bool
-) -> Iterator[tuple[str, Function, torch.memory_format]]:
-    """Lists name, function of (maps, logits, labels), and layout of the maps that it is given; "compile" is still to be compiled, and "cpu" is given its maps
-    in the host's memory.
+) -> Iterator[tuple[str, Function, torch.memory_format, torch.device]]:
+    """Lists name, function of (maps, logits, labels), layout of the maps that it is given, and where they lie; "compile" is still to be compiled.
 
     The kernels work on channels_last maps, as the network makes them. Eager PyTorch competes in that layout and in the contiguous one, without being
     charged for a conversion.
     """
-    yield "ours", lambda *tensors: call(ops, case, *tensors), torch.channels_last
-    yield "eager", lambda *tensors: call(eager, case, *tensors), torch.channels_last
+    yield "ours", lambda *tensors: call(ops, case, *tensors), torch.channels_last, device
+    yield "eager", lambda *tensors: call(eager, case, *tensors), torch.channels_last, device
     if case.sides:  # labels have one layout
-        yield "eager-nchw", lambda *tensors: call(eager, case, *tensors), torch.contiguous_format
+        yield "eager-nchw", lambda *tensors: call(eager, case, *tensors), torch.contiguous_format, device
     if case.op in ("domain_transform", "dense_crf") and device.type == "cuda":
-        yield "cpu", lambda *tensors: call(ops, case, *tensors), torch.channels_last
+        yield "cpu", lambda *tensors: call(ops, case, *tensors), torch.channels_last, torch.device("cpu")
     if case.op == "dense_crf":  # whose number of vertices no compiler knows
         if densecrf is not None and device.type == "cpu":
-            yield "pydensecrf", lambda maps, _, images: pydensecrf(maps[0].float(), images[0]), torch.contiguous_format
+            yield (
+                "pydensecrf",
+                lambda maps, _, images: pydensecrf(maps[0].float(), images[0]),
+                torch.contiguous_format,
+                device,
+            )
     elif compiles and case.op != "domain_transform":  # whose 12 passes of hundreds of lines it would unroll
-        yield "compile", lambda *tensors: call(eager, case, *tensors), torch.channels_last
+        yield "compile", lambda *tensors: call(eager, case, *tensors), torch.channels_last, device
 
 
 def _memory(call_: Callable[[], list[torch.Tensor]], clock: Clock) -> dict[str, int | None]:
@@ -121,16 +125,13 @@ def _measure(case: Case, direction: str, session: Session, device: torch.device)
     calls: dict[str, list[Callable[[], list[torch.Tensor]]]] = {}
     errors: dict[str, float] = {}
     least = None
-    for name, function, layout in contestants(case, device, session.compiles):
+    for name, function, layout, where in contestants(case, device, session.compiles):
         try:
-            own = [
-                inputs.convert(session.dtype, layout, torch.device("cpu") if name == "cpu" else device)
-                for inputs in sets
-            ]
+            own = [inputs.convert(session.dtype, layout, where) for inputs in sets]
             if name == "compile":
                 function = torch.compile(function, dynamic=False)
             calls_of_one, results = _first_calls(function, direction, own)
-            if name == "cpu":
+            if where.type != device.type:
                 calls_of_one = [OnHost(call_) for call_ in calls_of_one]
                 results = [result.to(device) for result in results]
             errors[name] = check(case, direction, name, results, expected, tolerance_of(case, session.dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from repro.bench.cases import BACKWARD, BOTH, FORWARD, LARGE, MANY_LARGE, TEST_CROP
+from repro.bench.cases import BACKWARD, BOTH, CPU_THREADS, FORWARD, LARGE, MANY_LARGE, TEST_CROP
 from repro.records import benchmark
 
 Result = dict[str, Any]
@@ -67,7 +67,7 @@ def target_cases() -> set[tuple[str, str]]:
 
 def apply_to(conditions: dict[str, Any]) -> bool:
     """Says whether the targets are meant for these conditions: float32, and on the CPU 2 threads."""
-    return conditions["dtype"] == "float32" and (conditions["device"] != "cpu" or conditions["threads"] == 2)
+    return conditions["dtype"] == "float32" and (conditions["device"] != "cpu" or conditions["threads"] == CPU_THREADS)
 
 
 def _memory_share(ours: Result, eager: list[Result]) -> float:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 
+from repro.bench.cases import CPU_THREADS
+
 WARM_UP = 3  # calls of each contestant that are not timed
 CYCLES_PER_SECOND = 2e9  # about the fastest clock of a GPU: on a slower one the device sleeps longer
 SHORTEST_SLEEP, LONGEST_SLEEP = 100e-6, 20e-3  # seconds; queueing a call takes no longer than the call as called
@@ -36,16 +38,14 @@ class Timing(NamedTuple):
 
 
 class OnHost:
-    """A call that runs on the CPU, whatever the device of the others: on two threads, as the CPU's own targets are meant."""
-
-    THREADS = 2
+    """A call that runs on the CPU, whatever the device of the others: on as many threads as the CPU's own targets are meant for."""
 
     def __init__(self, call: Callable[[], object]):
         self._call = call
 
     def __call__(self) -> object:
         threads = torch.get_num_threads()
-        torch.set_num_threads(self.THREADS)
+        torch.set_num_threads(CPU_THREADS)
         try:
             return self._call()
         finally:

@@ -48,9 +48,8 @@ class Interp(Layer):
     def forward(self, bottoms: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Resizes."""
         x, begin, (height, width) = bottoms[0], -self.param.interp_param.pad_beg, self.cropped
-        if (height, width) != x.shape[
-            2:
-        ]:  # a slice of everything would copy the gradient, in torch 2.6 into the other layout
+        # A slice of everything would copy the gradient, in torch 2.6 into the other layout.
+        if (height, width) != x.shape[2:]:
             x = x[:, :, begin : begin + height, begin : begin + width]
         return (interp(x, self.size),)
 
